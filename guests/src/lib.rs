@@ -1,0 +1,2 @@
+#![no_std]
+//! Runtime of the bare-metal guests.

@@ -1,0 +1,1 @@
+//! The arithmetic of time: pure, integer, no I/O.

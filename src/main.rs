@@ -1,0 +1,2 @@
+//! The `kvm-xen` command.
+fn main() {}

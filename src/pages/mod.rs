@@ -1,0 +1,1 @@
+//! Publishes clock data into guest memory.
