@@ -6,3 +6,4 @@
 
 pub mod clock;
 pub mod pages;
+pub mod xen;
