@@ -6,3 +6,5 @@
 
 pub mod clock;
 pub mod pages;
+#[cfg(feature = "vmm")]
+pub mod vmm;
