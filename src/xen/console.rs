@@ -7,12 +7,13 @@
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress};
 use xen_abi::console::{XENCONS_IN_SIZE, XENCONS_OUT_SIZE, XenconsInterface};
 use xen_abi::errno::Errno;
 use xen_abi::hvm_params::HVM_PARAM_CONSOLE_EVTCHN;
 
 use super::Domain;
+use crate::pages::GuestRam;
 
 /// A domain's console, if it has one.
 #[derive(Debug)]
@@ -39,14 +40,14 @@ impl Console {
 
     /// Takes what the guest wrote and hands it to `out` in at most two pieces.
     /// Answers whether the guest is to be notified, because there is room again.
-    pub fn service(&self, memory: &impl GuestMemoryBackend, out: &mut dyn FnMut(&[u8])) -> bool {
+    pub fn service(&self, memory: &GuestRam, out: &mut dyn FnMut(&[u8])) -> bool {
         let _order = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         self.take_output(memory, out).is_some()
     }
 
     fn take_output(
         &self,
-        memory: &impl GuestMemoryBackend,
+        memory: &GuestRam,
         out: &mut dyn FnMut(&[u8]),
     ) -> Option<()> {
         let prod = self.index(OUT_PROD)?;
@@ -70,12 +71,12 @@ impl Console {
 
     /// Puts as much of `bytes` as there is room for into the guest's input, and
     /// answers how much that was. The guest is to be notified unless it is 0.
-    pub fn push_input(&self, memory: &impl GuestMemoryBackend, bytes: &[u8]) -> usize {
+    pub fn push_input(&self, memory: &GuestRam, bytes: &[u8]) -> usize {
         let _order = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         self.put_input(memory, bytes).unwrap_or(0)
     }
 
-    fn put_input(&self, memory: &impl GuestMemoryBackend, bytes: &[u8]) -> Option<usize> {
+    fn put_input(&self, memory: &GuestRam, bytes: &[u8]) -> Option<usize> {
         let prod = self.index(IN_PROD)?;
         let end: u32 = memory.load(prod, Ordering::Relaxed).ok()?;
         // Acquire: partner of the guest's barrier between its reading and `in_cons`.
@@ -137,7 +138,7 @@ impl Domain {
     pub fn service_console(&self) {
         let memory = self.memory();
         let room_again =
-            self.console.service(&*memory, &mut |text| self.platform.console_output(text));
+            self.console.service(&memory, &mut |text| self.platform.console_output(text));
         if let (true, Some(port)) = (room_again, self.console.port()) {
             self.notify_port(port);
         }
@@ -146,7 +147,7 @@ impl Domain {
     /// Types `bytes` at the guest's console and answers how many of them there
     /// was room for.
     pub fn console_input(&self, bytes: &[u8]) -> usize {
-        let taken = self.console.push_input(&*self.memory(), bytes);
+        let taken = self.console.push_input(&self.memory(), bytes);
         if let (1.., Some(port)) = (taken, self.console.port()) {
             self.notify_port(port);
         }

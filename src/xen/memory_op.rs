@@ -102,7 +102,6 @@ fn add(call: &mut Call, start: u64, arg: u64) -> Reply {
             space: request.space,
             idx: request.idx.into(),
             gpfn: request.gpfn.into(),
-            ..Default::default()
         }
     };
     if request.space == XENMAPSPACE_GMFN_FOREIGN {

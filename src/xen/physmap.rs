@@ -194,7 +194,6 @@ impl Holes {
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "below BLOCK_WORDS by the mask")]
     fn split(gfn: u64) -> (u64, usize, u64) {
         let word = (gfn % BLOCK_FRAMES / 64) as usize;
         (gfn / BLOCK_FRAMES, word, 1 << (gfn % 64))

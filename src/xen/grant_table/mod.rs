@@ -11,12 +11,13 @@ mod tests;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress};
 use xen_abi::errno::Errno;
 use xen_abi::grant_table::{GNTTAB_RESERVED_CONSOLE, GTF_PERMIT_ACCESS, GrantEntryV1};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::DomainConfig;
+use crate::pages::GuestRam;
 
 pub(super) use op::op;
 
@@ -25,7 +26,8 @@ pub const MAX_FRAMES: u32 = 64;
 const PAGE_SIZE: usize = 4096;
 const ENTRY_SIZE: usize = size_of::<GrantEntryV1>();
 /// Entries in a frame.
-const ENTRIES: u32 = (PAGE_SIZE / ENTRY_SIZE) as u32;
+const ENTRIES: u32 = 512;
+const _: () = assert!(ENTRIES as usize * ENTRY_SIZE == PAGE_SIZE);
 
 /// A domain's grant table. One lock, taken for single entries and frames.
 #[derive(Debug)]
@@ -73,7 +75,7 @@ impl GrantTable {
     /// `EINVAL` as [`GrantTable::check_frame`], `EFAULT` where `gpa` is not memory.
     pub(super) fn place(
         &self,
-        memory: &impl GuestMemoryBackend,
+        memory: &GuestRam,
         index: u32,
         gpa: GuestAddress,
     ) -> Result<(), Errno> {
@@ -90,7 +92,7 @@ impl GrantTable {
     }
 
     /// Takes a frame out of guest memory. Its contents are kept.
-    pub(super) fn displace(&self, memory: &impl GuestMemoryBackend, index: u32) {
+    pub(super) fn displace(&self, memory: &GuestRam, index: u32) {
         if let Some(frame) = self.lock().get_mut(index as usize) {
             *frame = Frame::Detached(frame.contents(memory));
         }
@@ -119,7 +121,7 @@ impl GrantTable {
     }
 
     /// Exchanges two entries; `false` where one does not exist.
-    fn swap(&self, memory: &impl GuestMemoryBackend, a: u32, b: u32) -> bool {
+    fn swap(&self, memory: &GuestRam, a: u32, b: u32) -> bool {
         let mut frames = self.lock();
         let (Some(old_a), Some(old_b)) = (entry(&frames, memory, a), entry(&frames, memory, b))
         else {
@@ -137,7 +139,7 @@ impl GrantTable {
 
 impl Frame {
     /// A copy of the contents, `None` where they are all zero or cannot be read.
-    fn contents(&mut self, memory: &impl GuestMemoryBackend) -> Option<Box<[u8; PAGE_SIZE]>> {
+    fn contents(&mut self, memory: &GuestRam) -> Option<Box<[u8; PAGE_SIZE]>> {
         match self {
             Self::Detached(contents) => contents.take(),
             Self::Placed(gpa) => {
@@ -157,7 +159,7 @@ fn grow(frames: &mut Vec<Frame>, count: u32) {
 
 fn entry(
     frames: &[Frame],
-    memory: &impl GuestMemoryBackend,
+    memory: &GuestRam,
     reference: u32,
 ) -> Option<GrantEntryV1> {
     let at = (reference % ENTRIES) as usize * ENTRY_SIZE;
@@ -174,7 +176,7 @@ fn entry(
 
 fn set_entry(
     frames: &mut [Frame],
-    memory: &impl GuestMemoryBackend,
+    memory: &GuestRam,
     reference: u32,
     entry: GrantEntryV1,
 ) {

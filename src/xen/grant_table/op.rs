@@ -142,7 +142,7 @@ fn swap(call: &mut Call, arg: u64, count: u64) -> Result<(), Errno> {
     each::<GnttabSwapGrantRef>(call, arg, count, offset_of!(GnttabSwapGrantRef, status), |call, at| {
         let request: GnttabSwapGrantRef = call.read(at)?;
         let domain = call.domain;
-        let swapped = domain.grants.swap(&*domain.memory(), request.ref_a, request.ref_b);
+        let swapped = domain.grants.swap(&domain.memory(), request.ref_a, request.ref_b);
         Ok(if swapped { GNTST_OKAY } else { GNTST_BAD_GNTREF })
     })
 }
