@@ -14,7 +14,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileMemory};
 use crate::pages::GuestRam;
 
 macro_rules! word {
-    ($or:ident, $and:ident, $load:ident, $int:ty, $atomic:ty) => {
+    ($or:ident, $load:ident, $int:ty, $atomic:ty) => {
         /// Sets bits, returns the word before.
         pub(super) fn $or(memory: &GuestRam, gpa: u64, bits: $int) -> $int {
             let Ok(slice) = memory.get_slice(GuestAddress(gpa), size_of::<$int>()) else {
@@ -24,17 +24,6 @@ macro_rules! word {
             let before = word.fetch_or(bits, Ordering::SeqCst);
             // After the store: a migration that reads the page before this
             // mark will read it again.
-            slice.bitmap().mark_dirty(0, size_of::<$int>());
-            before
-        }
-
-        /// Keeps only the bits of `mask`, returns the word before.
-        pub(super) fn $and(memory: &GuestRam, gpa: u64, mask: $int) -> $int {
-            let Ok(slice) = memory.get_slice(GuestAddress(gpa), size_of::<$int>()) else {
-                return 0;
-            };
-            let Ok(word) = slice.get_atomic_ref::<$atomic>(0) else { return 0 };
-            let before = word.fetch_and(mask, Ordering::SeqCst);
             slice.bitmap().mark_dirty(0, size_of::<$int>());
             before
         }
@@ -49,5 +38,14 @@ macro_rules! word {
     };
 }
 
-word!(or_u64, and_u64, load_u64, u64, AtomicU64);
-word!(or_u32, and_u32, load_u32, u32, AtomicU32);
+word!(or_u64, load_u64, u64, AtomicU64);
+word!(or_u32, load_u32, u32, AtomicU32);
+
+/// Keeps only the bits of `mask`, returns the word before.
+pub(super) fn and_u64(memory: &GuestRam, gpa: u64, mask: u64) -> u64 {
+    let Ok(slice) = memory.get_slice(GuestAddress(gpa), size_of::<u64>()) else { return 0 };
+    let Ok(word) = slice.get_atomic_ref::<AtomicU64>(0) else { return 0 };
+    let before = word.fetch_and(mask, Ordering::SeqCst);
+    slice.bitmap().mark_dirty(0, size_of::<u64>());
+    before
+}

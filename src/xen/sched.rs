@@ -1,7 +1,7 @@
 //! `sched_op`: giving up the CPU, polling event channels, shutting down.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use xen_abi::errno::Errno;
 use xen_abi::sched::{
@@ -143,8 +143,7 @@ fn poll(call: &mut Call<'_>, arg: u64) -> Result<Outcome, Errno> {
         }
     }
     // Absolute, in system time; 0 waits for ever, a negative one is past.
-    let past = timeout != 0
-        && (timeout >= 1 << 63 || timeout <= domain.clock.system_time_ns());
+    let past = timeout != 0 && (timeout >= 1 << 63 || timeout <= domain.clock.system_time_ns());
     if ready || past {
         domain.stop_waiting(call.vcpu);
         return Ok(Outcome::Return(0));
@@ -204,8 +203,8 @@ impl Domain {
                 bits &= bits - 1;
                 let Some(state) = self.vcpu(vcpu) else { continue };
                 let waiting = state.waiting.load(Ordering::SeqCst);
-                let wanted = waiting == Waiting::AnyPort.pack()
-                    || waiting == Waiting::Port(port).pack();
+                let wanted =
+                    waiting == Waiting::AnyPort.pack() || waiting == Waiting::Port(port).pack();
                 if wanted {
                     self.end_wait(vcpu);
                 }

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 
 use xen_abi::errno::Errno;
 
+use super::CallbackVia;
 use super::atomic::{load_u32, or_u32};
 use super::domain::{Domain, read};
 use super::shared_info::At;
-use super::CallbackVia;
 
 /// Vectors below this belong to the CPU's exceptions.
 const FIRST_VECTOR: u8 = 0x10;

@@ -4,9 +4,7 @@ use std::sync::atomic::Ordering;
 
 use xen_abi::errno::Errno;
 use xen_abi::event_channel::*;
-use xen_abi::xen::{
-    DOMID_SELF, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU,
-};
+use xen_abi::xen::{DOMID_SELF, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::super::domain::{Domain, lock, read, write};
