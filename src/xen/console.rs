@@ -45,11 +45,7 @@ impl Console {
         self.take_output(memory, out).is_some()
     }
 
-    fn take_output(
-        &self,
-        memory: &GuestRam,
-        out: &mut dyn FnMut(&[u8]),
-    ) -> Option<()> {
+    fn take_output(&self, memory: &GuestRam, out: &mut dyn FnMut(&[u8])) -> Option<()> {
         let prod = self.index(OUT_PROD)?;
         let cons = self.index(OUT_CONS)?;
         // Acquire: partner of the guest's barrier between text and `out_prod`.

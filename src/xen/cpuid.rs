@@ -57,11 +57,8 @@ pub fn leaves(
     tsc_offset: u64,
 ) -> Vec<CpuidEntry> {
     let leaf = |offset: u32| CpuidEntry { function: base + offset, ..CpuidEntry::default() };
-    let time = |index: u32| CpuidEntry {
-        index,
-        significant_index: true,
-        ..leaf(XEN_CPUID_LEAF_TIME)
-    };
+    let time =
+        |index: u32| CpuidEntry { index, significant_index: true, ..leaf(XEN_CPUID_LEAF_TIME) };
     let hypercall_msr =
         if base == XEN_CPUID_FIRST_LEAF { HYPERCALL_MSR } else { HYPERCALL_MSR_SHIFTED };
     let (offset_low, offset_high) = halves(tsc_offset);

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use vm_memory::{GuestAddress, GuestAddressSpace};
 
+use super::dispatch::UnknownCalls;
 use super::event_channel::EventChannels;
+use super::physmap::Physmap;
 use super::sched::{Shutdown, Watchdogs};
 use super::shared_info::{Layout, PrivatePage};
 use super::vcpu::Vcpu;
-use super::{Clock, Platform};
+use super::{Clock, Console, GrantTable, HvmParams, Platform};
 use crate::pages::GuestRamHandle;
 
 /// The most vCPUs of one domain, as of an HVM guest of Xen.
@@ -85,6 +87,11 @@ pub struct Domain {
     /// `VMASST_TYPE_*` bits that the guest enabled.
     pub(super) vm_assist: AtomicU64,
     pub(super) clock_page_rewrites: AtomicU64,
+    pub(super) params: HvmParams,
+    pub(super) grants: GrantTable,
+    pub(super) console: Console,
+    pub(super) physmap: Physmap,
+    pub(super) unknown_calls: UnknownCalls,
 }
 
 impl Domain {
@@ -115,6 +122,11 @@ impl Domain {
             watchdogs: Mutex::new(Watchdogs::default()),
             vm_assist: AtomicU64::new(0),
             clock_page_rewrites: AtomicU64::new(0),
+            params: HvmParams::new(&config),
+            grants: GrantTable::new(&config),
+            console: Console::new(config.console_page),
+            physmap: Physmap::new(&config),
+            unknown_calls: UnknownCalls::default(),
             config,
             memory,
             clock,

@@ -5,10 +5,10 @@ use std::mem::offset_of;
 
 use xen_abi::errno::Errno;
 use xen_abi::hvm_op::{
-    HVMMEM_MMIO_DM, HVMMEM_RAM_RW, HVMOP_ALTP2M,
-    HVMOP_FLUSH_TLBS, HVMOP_GET_MEM_TYPE, HVMOP_GET_PARAM, HVMOP_GET_TIME,
-    HVMOP_GUEST_REQUEST_VM_EVENT, HVMOP_PAGETABLE_DYING, HVMOP_SET_EVTCHN_UPCALL_VECTOR,
-    HVMOP_SET_PARAM, HVMOP_XENTRACE, HvmEvtchnUpcallVector, HvmGetMemType, HvmGetTime, HvmPagetableDying, HvmParam, HvmXentrace,
+    HVMMEM_MMIO_DM, HVMMEM_RAM_RW, HVMOP_ALTP2M, HVMOP_FLUSH_TLBS, HVMOP_GET_MEM_TYPE,
+    HVMOP_GET_PARAM, HVMOP_GET_TIME, HVMOP_GUEST_REQUEST_VM_EVENT, HVMOP_PAGETABLE_DYING,
+    HVMOP_SET_EVTCHN_UPCALL_VECTOR, HVMOP_SET_PARAM, HVMOP_XENTRACE, HvmEvtchnUpcallVector,
+    HvmGetMemType, HvmGetTime, HvmPagetableDying, HvmParam, HvmXentrace,
 };
 use xen_abi::hvm_params::HVM_NR_PARAMS;
 
@@ -57,7 +57,13 @@ pub(super) fn op(call: &mut Call, cmd: u64, arg: u64) -> Reply {
             Ok(0)
         }
         // Nobody listens.
-        HVMOP_GUEST_REQUEST_VM_EVENT => if arg == 0 { Ok(0) } else { Err(Errno::EINVAL) },
+        HVMOP_GUEST_REQUEST_VM_EVENT => {
+            if arg == 0 {
+                Ok(0)
+            } else {
+                Err(Errno::EINVAL)
+            }
+        }
         HVMOP_ALTP2M => Err(Errno::EOPNOTSUPP),
         _ => Err(Errno::ENOSYS),
     }

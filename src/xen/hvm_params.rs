@@ -14,7 +14,7 @@ use xen_abi::hvm_params::{
     HVM_PARAM_X87_FIP_WIDTH,
 };
 
-use super::{DomainConfig, Domain, shared_info, upcall};
+use super::{Domain, DomainConfig, shared_info, upcall};
 use crate::pages::Width;
 
 const COUNT: usize = HVM_NR_PARAMS as usize;
@@ -74,6 +74,13 @@ impl HvmParams {
             HVM_PARAM_STORE_PFN | HVM_PARAM_CONSOLE_PFN | HVM_PARAM_ALTP2M => Ok(self.get(index)),
             _ => guest_may_write(index).map(|()| self.get(index)),
         }
+    }
+}
+
+impl Domain {
+    /// The domain's HVM parameters, to be set up before the guest runs.
+    pub fn hvm_params(&self) -> &HvmParams {
+        &self.params
     }
 }
 

@@ -3,11 +3,11 @@
 
 use xen_abi::errno::Errno;
 use xen_abi::memory::{
-    MemoryExchange, MemoryExchange32, MemoryReservation, MemoryReservation32, PodTarget,
-    PodTarget32, VnumaTopologyInfo, XENMEM_ACCESS_OP, XENMEM_ACQUIRE_RESOURCE, XENMEM_CLAIM_PAGES,
-    XENMEM_EXCHANGE, XENMEM_GET_POD_TARGET, XENMEM_GET_SHARING_FREED_PAGES,
-    XENMEM_GET_SHARING_SHARED_PAGES, XENMEM_GET_VNUMAINFO, XENMEM_SET_MEMORY_MAP,
-    XENMEM_SET_POD_TARGET, ForeignMemoryMap, ForeignMemoryMap32,
+    ForeignMemoryMap, ForeignMemoryMap32, MemoryExchange, MemoryExchange32, MemoryReservation,
+    MemoryReservation32, PodTarget, PodTarget32, VnumaTopologyInfo, XENMEM_ACCESS_OP,
+    XENMEM_ACQUIRE_RESOURCE, XENMEM_CLAIM_PAGES, XENMEM_EXCHANGE, XENMEM_GET_POD_TARGET,
+    XENMEM_GET_SHARING_FREED_PAGES, XENMEM_GET_SHARING_SHARED_PAGES, XENMEM_GET_VNUMAINFO,
+    XENMEM_SET_MEMORY_MAP, XENMEM_SET_POD_TARGET,
 };
 
 use super::memory_op::none_done;

@@ -30,7 +30,7 @@ pub(super) enum Special {
 
 /// Accounts of guest memory in frames of 4 KiB.
 #[derive(Debug)]
-pub struct Physmap {
+pub(super) struct Physmap {
     /// RAM of the memory map as half-open ranges of frames, ascending.
     ram: Vec<(u64, u64)>,
     /// Frames of `ram`, the domain's limit.
@@ -51,7 +51,7 @@ struct State {
 impl Physmap {
     /// All RAM of the memory map is present.
     #[must_use]
-    pub fn new(config: &DomainConfig) -> Self {
+    pub(super) fn new(config: &DomainConfig) -> Self {
         let mut ram: Vec<_> = config
             .memory_map
             .iter()

@@ -95,6 +95,7 @@ struct Head {
 fn head<const SIZE: usize>(call: &mut Call, arg: u64) -> Result<Head, Errno> {
     let mut bytes = [0u8; SIZE];
     call.read_bytes(arg, &mut bytes)?;
-    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let word =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     Ok(Head { cmd: word(0), version: word(4) })
 }

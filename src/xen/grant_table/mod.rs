@@ -157,15 +157,13 @@ fn grow(frames: &mut Vec<Frame>, count: u32) {
     }
 }
 
-fn entry(
-    frames: &[Frame],
-    memory: &GuestRam,
-    reference: u32,
-) -> Option<GrantEntryV1> {
+fn entry(frames: &[Frame], memory: &GuestRam, reference: u32) -> Option<GrantEntryV1> {
     let at = (reference % ENTRIES) as usize * ENTRY_SIZE;
     match frames.get((reference / ENTRIES) as usize)? {
         Frame::Detached(None) => Some(GrantEntryV1::default()),
-        Frame::Detached(Some(page)) => GrantEntryV1::read_from_prefix(&page[at..]).ok().map(|e| e.0),
+        Frame::Detached(Some(page)) => {
+            GrantEntryV1::read_from_prefix(&page[at..]).ok().map(|e| e.0)
+        }
         Frame::Placed(gpa) => {
             let mut entry = GrantEntryV1::default();
             memory.read_slice(entry.as_mut_bytes(), GuestAddress(gpa.0 + at as u64)).ok()?;
@@ -174,12 +172,7 @@ fn entry(
     }
 }
 
-fn set_entry(
-    frames: &mut [Frame],
-    memory: &GuestRam,
-    reference: u32,
-    entry: GrantEntryV1,
-) {
+fn set_entry(frames: &mut [Frame], memory: &GuestRam, reference: u32, entry: GrantEntryV1) {
     let at = (reference % ENTRIES) as usize * ENTRY_SIZE;
     match frames.get_mut((reference / ENTRIES) as usize) {
         Some(Frame::Detached(contents)) => {

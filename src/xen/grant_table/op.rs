@@ -109,10 +109,16 @@ fn get_version(call: &mut Call, arg: u64, _count: u64) -> Result<(), Errno> {
 }
 
 fn map(call: &mut Call, arg: u64, count: u64) -> Result<(), Errno> {
-    each::<GnttabMapGrantRef>(call, arg, count, offset_of!(GnttabMapGrantRef, status), |call, at| {
-        let request: GnttabMapGrantRef = call.read(at)?;
-        Ok(map_status(call, &request))
-    })
+    each::<GnttabMapGrantRef>(
+        call,
+        arg,
+        count,
+        offset_of!(GnttabMapGrantRef, status),
+        |call, at| {
+            let request: GnttabMapGrantRef = call.read(at)?;
+            Ok(map_status(call, &request))
+        },
+    )
 }
 
 fn map_status(call: &Call, request: &GnttabMapGrantRef) -> i16 {
@@ -131,20 +137,32 @@ fn map_status(call: &Call, request: &GnttabMapGrantRef) -> i16 {
 }
 
 fn unmap(call: &mut Call, arg: u64, count: u64) -> Result<(), Errno> {
-    each::<GnttabUnmapGrantRef>(call, arg, count, offset_of!(GnttabUnmapGrantRef, status), |call, at| {
-        // Nothing was ever mapped, so that no handle is good.
-        call.read::<GnttabUnmapGrantRef>(at)?;
-        Ok(GNTST_BAD_HANDLE)
-    })
+    each::<GnttabUnmapGrantRef>(
+        call,
+        arg,
+        count,
+        offset_of!(GnttabUnmapGrantRef, status),
+        |call, at| {
+            // Nothing was ever mapped, so that no handle is good.
+            call.read::<GnttabUnmapGrantRef>(at)?;
+            Ok(GNTST_BAD_HANDLE)
+        },
+    )
 }
 
 fn swap(call: &mut Call, arg: u64, count: u64) -> Result<(), Errno> {
-    each::<GnttabSwapGrantRef>(call, arg, count, offset_of!(GnttabSwapGrantRef, status), |call, at| {
-        let request: GnttabSwapGrantRef = call.read(at)?;
-        let domain = call.domain;
-        let swapped = domain.grants.swap(&domain.memory(), request.ref_a, request.ref_b);
-        Ok(if swapped { GNTST_OKAY } else { GNTST_BAD_GNTREF })
-    })
+    each::<GnttabSwapGrantRef>(
+        call,
+        arg,
+        count,
+        offset_of!(GnttabSwapGrantRef, status),
+        |call, at| {
+            let request: GnttabSwapGrantRef = call.read(at)?;
+            let domain = call.domain;
+            let swapped = domain.grants.swap(&domain.memory(), request.ref_a, request.ref_b);
+            Ok(if swapped { GNTST_OKAY } else { GNTST_BAD_GNTREF })
+        },
+    )
 }
 
 fn copy(call: &mut Call, arg: u64, count: u64) -> Result<(), Errno> {
@@ -201,8 +219,9 @@ fn copy_status(call: &Call, request: &GnttabCopy) -> i16 {
     if ends.iter().any(|(end, _)| usize::from(end.offset) + len > PAGE_SIZE) {
         return GNTST_BAD_COPY_ARG;
     }
-    let address =
-        |end: &GnttabCopyPtr| GuestAddress(end.u.wrapping_mul(PAGE_SIZE as u64) + u64::from(end.offset));
+    let address = |end: &GnttabCopyPtr| {
+        GuestAddress(end.u.wrapping_mul(PAGE_SIZE as u64) + u64::from(end.offset))
+    };
     let memory = call.domain.memory();
     let mut page = [0; PAGE_SIZE];
     let bytes = &mut page[..len];
