@@ -10,6 +10,11 @@ use crate::pages::Width;
 
 const PAGE_SIZE: u64 = 4096;
 
+/// Steps of work that one hypercall may make, with all the calls of a
+/// multicall. Xen interrupts a long call and continues it; here it ends early,
+/// so that a vCPU never stays away from its thread for more than some 0.1 s.
+const WORK: u32 = 1 << 18;
+
 /// What becomes of the vCPU after a hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -51,12 +56,57 @@ pub struct Call<'a> {
     /// The layout of its arguments.
     pub width: Width,
     access: &'a mut dyn CallingVcpu,
+    work: u32,
 }
 
 impl<'a> Call<'a> {
     /// A context for one hypercall.
     pub fn new(domain: &'a Domain, access: &'a mut dyn CallingVcpu, width: Width) -> Self {
-        Self { domain, vcpu: access.id(), width, access }
+        Self { domain, vcpu: access.id(), width, access, work: WORK }
+    }
+
+    /// Whether the arguments have the 64-bit layout.
+    pub fn is_64bit(&self) -> bool {
+        self.width == Width::Bits64
+    }
+
+    /// Accounts for one step of a list, about a page copied.
+    ///
+    /// # Errors
+    /// `E2BIG` where the hypercall has made all the work that it may.
+    pub fn spend(&mut self) -> Result<(), Errno> {
+        self.spend_many(1)
+    }
+
+    /// Accounts for `steps` at once.
+    ///
+    /// # Errors
+    /// As [`Call::spend`]; nothing is accounted for then.
+    pub fn spend_many(&mut self, steps: u64) -> Result<(), Errno> {
+        let steps = u32::try_from(steps).map_err(|_| Errno::E2BIG)?;
+        self.work = self.work.checked_sub(steps).ok_or(Errno::E2BIG)?;
+        Ok(())
+    }
+
+    /// Reads element `index` of an array of `unsigned long`.
+    ///
+    /// # Errors
+    /// As [`Call::read_bytes`].
+    pub fn read_ulong(&mut self, array: u64, index: u64) -> Result<u64, Errno> {
+        if self.is_64bit() {
+            return self.read(element(array, index, 8)?);
+        }
+        self.read::<u32>(element(array, index, 4)?).map(u64::from)
+    }
+
+    /// Writes element `index` of an array of `unsigned long`, cut to its width.
+    ///
+    /// # Errors
+    /// As [`Call::write_bytes`].
+    pub fn write_ulong(&mut self, array: u64, index: u64, value: u64) -> Result<(), Errno> {
+        let bytes = value.to_le_bytes();
+        let size = if self.is_64bit() { 8 } else { 4 };
+        self.write_bytes(element(array, index, size)?, &bytes[..usize::from(size)])
     }
 
     /// Translates a linear address of the guest.
@@ -124,4 +174,8 @@ impl<'a> Call<'a> {
         }
         Ok(())
     }
+}
+
+fn element(array: u64, index: u64, size: u8) -> Result<u64, Errno> {
+    index.checked_mul(size.into()).and_then(|at| array.checked_add(at)).ok_or(Errno::EFAULT)
 }

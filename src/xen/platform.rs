@@ -116,6 +116,15 @@ pub trait Platform: Send + Sync {
     /// `EINVAL` where the vCPU was not initialised, `ENOSYS` if unsupported.
     fn set_vcpu_up(&self, vcpu: u32, up: bool) -> Result<(), Errno>;
 
+    /// Raises a non-maskable interrupt at `vcpu`, for `VCPUOP_send_nmi`.
+    ///
+    /// # Errors
+    /// `ENOSYS` where the machine can not.
+    fn raise_nmi(&self, vcpu: u32) -> Result<(), Errno> {
+        let _ = vcpu;
+        Err(Errno::ENOSYS)
+    }
+
     /// Console output: PV console ring, `console_io` and debug writes.
     fn console_output(&self, bytes: &[u8]);
 }
