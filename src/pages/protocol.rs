@@ -25,26 +25,40 @@ pub trait Word {
 /// (Xen's public `vcpu.h`) less its low 32 bits.
 pub const RUNSTATE_UPDATE_HI: u32 = 1 << 31;
 
-/// Publishes `values` under a version that is odd during the update.
+/// Publishes `values` with [`write_versioned`], unless the words already hold
+/// them under an even version: then writes nothing and returns false.
 ///
-/// Writes nothing, and returns false, where the words already hold `values`
-/// under an even version. The version is read once: whatever a guest scribbled
-/// there, it becomes odd, then the next even number (wrapping).
+/// The version is read once.
+pub fn publish_versioned<W: Word, const N: usize>(
+    version: &W,
+    data: [&W; N],
+    values: [u32; N],
+) -> bool {
+    let old_version = version.load();
+    let same = data.iter().zip(values).all(|(word, value)| word.load() == value);
+    if same && old_version & 1 == 0 {
+        return false;
+    }
+    write_versioned(version, old_version, data, values);
+    true
+}
+
+/// Writes `values` under a version that is odd during the update.
+///
+/// Whatever `old_version` a guest scribbled, the version becomes odd, then the
+/// next even number (wrapping). Loads nothing, so that the model check sees
+/// every order (`tests/loom_pages.rs` says why that matters).
 ///
 /// The partner is the guest's reader, in Linux `pvclock_read_begin`,
 /// `pvclock_read_retry` and `pvclock_read_wallclock`, R1 to R5 in
 /// [`read_versioned`].
 pub fn write_versioned<W: Word, const N: usize>(
     version: &W,
+    old_version: u32,
     data: [&W; N],
     values: [u32; N],
-) -> bool {
-    let old = version.load();
-    let same = data.iter().zip(values).all(|(word, value)| word.load() == value);
-    if same && old & 1 == 0 {
-        return false;
-    }
-    let odd = old.wrapping_add(1) | 1;
+) {
+    let odd = old_version.wrapping_add(1) | 1;
     // W1. Readers that see this discard what they read (R1, R5).
     version.store(odd);
     // W2. Nobody sees W3 without W1. Partner: R4, between data and second version.
@@ -57,7 +71,6 @@ pub fn write_versioned<W: Word, const N: usize>(
     W::release_fence();
     // W5. Even again, and different from before.
     version.store(odd.wrapping_add(1));
-    true
 }
 
 /// Reads what [`write_versioned`] (or KVM, or Xen) published: the even version

@@ -7,7 +7,7 @@
 use vm_memory::{Address, GuestAddress};
 
 use super::memory::{READ_TRIES, guest_words};
-use super::protocol::{Word, halves, read_versioned, write_versioned};
+use super::protocol::{Word, halves, publish_versioned, read_versioned};
 use super::{GuestRam, PageError};
 use crate::clock::SystemTimeLine;
 
@@ -111,7 +111,7 @@ pub fn publish_time(
     info: &TimeInfo,
 ) -> Result<Published, PageError> {
     let words = guest_words(mem, WHAT, gpa, WORDS)?;
-    let written = write_versioned(words.word(VERSION)?, words.at(DATA)?, info.to_words());
+    let written = publish_versioned(words.word(VERSION)?, words.at(DATA)?, info.to_words());
     if written {
         words.mark_dirty(0, WORDS);
     }

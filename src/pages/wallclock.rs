@@ -7,7 +7,7 @@
 use vm_memory::{Address, GuestAddress};
 
 use super::memory::{READ_TRIES, guest_words};
-use super::protocol::{read_versioned, write_versioned};
+use super::protocol::{publish_versioned, read_versioned};
 use super::{GuestRam, PageError, Published, Width};
 use crate::clock::WallclockEpoch;
 
@@ -51,7 +51,7 @@ pub fn publish_wallclock(
     let sec_hi = sec_hi_word(layout);
     let words = guest_words(mem, WHAT, version_gpa(shared_info_gpa, layout)?, sec_hi + 1)?;
     let values = [epoch.wc_sec(), epoch.nsec, epoch.wc_sec_hi()];
-    let written = write_versioned(words.word(0)?, words.at([1, 2, sec_hi])?, values);
+    let written = publish_versioned(words.word(0)?, words.at([1, 2, sec_hi])?, values);
     if written {
         words.mark_dirty(0, sec_hi + 1);
     }
