@@ -9,6 +9,8 @@
 //! seen under the old even version. On x86 the fences cost no instruction:
 //! stores become visible in order, and the fences stop the compiler alone.
 
+use xen_abi::vcpu::XEN_RUNSTATE_UPDATE;
+
 /// One naturally aligned 32-bit word that a guest may read at any moment.
 pub trait Word {
     /// Relaxed atomic load.
@@ -21,9 +23,8 @@ pub trait Word {
     fn acquire_fence();
 }
 
-/// Top bit of the high half of `state_entry_time`: `XEN_RUNSTATE_UPDATE`
-/// (Xen's public `vcpu.h`) less its low 32 bits.
-pub const RUNSTATE_UPDATE_HI: u32 = 1 << 31;
+/// `XEN_RUNSTATE_UPDATE` in the high half of `state_entry_time`.
+pub const RUNSTATE_UPDATE_HI: u32 = halves(XEN_RUNSTATE_UPDATE)[1];
 
 /// Publishes `values` with [`write_versioned`], unless the words already hold
 /// them under an even version: then writes nothing and returns false.
