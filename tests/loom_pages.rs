@@ -154,7 +154,7 @@ fn publish_runstate<const SKIP: u32>(page: &Page<SKIP>, n: u32, both_halves: boo
 }
 
 /// Linux `drivers/xen/time.c` on 32-bit, once: each entry time is read high,
-/// low, high.
+/// low, high. The fences in between stand for x86, which loads in order.
 fn linux_runstate_read_32<const SKIP: u32>(page: &Page<SKIP>) -> Option<(u64, [u32; 2])> {
     let entry_time = || {
         let high = page.head[1].load();
