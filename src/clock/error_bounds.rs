@@ -120,6 +120,19 @@ mod tests {
         assert_eq!(floor.rate_error().attoseconds_per_second(), -232_830_644);
     }
 
+    /// The table in `docs/clock.md`.
+    #[test]
+    fn worked_example() {
+        let line = line(2_500_000);
+        for (seconds, error, bound) in [(1, 0, 2), (3_600, 209, 211), (86_400, 5_029, 5_031)] {
+            let ticks = seconds * 2_500_000_000;
+            assert_eq!(line.rounding_error_ns(ticks), error, "after {seconds} s");
+            assert_eq!(line.published_error_bound_ns(ticks), bound, "after {seconds} s");
+        }
+        let day = 86_400 * 2_100_000_000;
+        assert_eq!(self::line(2_100_000).rounding_error_ns(day), 4_023);
+    }
+
     #[test]
     fn no_published_rate_is_above_a_quarter_ppb() {
         // 2^-32 is 232.9 × 10^-12.
