@@ -316,3 +316,6 @@ impl Watchdogs {
         due
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -262,7 +262,7 @@ pub(super) fn with_width<T>(
 }
 
 /// Puts a structure into guest memory.
-pub(super) fn put<T: IntoBytes + Immutable>(domain: &Domain, gpa: u64, value: &T) {
+pub(super) fn put<T: IntoBytes + Immutable + ?Sized>(domain: &Domain, gpa: u64, value: &T) {
     let written = domain.memory().write_slice(value.as_bytes(), GuestAddress(gpa));
     written.expect("test RAM");
 }
