@@ -251,3 +251,6 @@ fn own_physmap(call: &Call, domid: u16, space: u32) -> Result<(), Errno> {
         verdict => verdict,
     }
 }
+
+#[cfg(test)]
+mod tests;
