@@ -6,7 +6,6 @@ use xen_abi::grant_table::*;
 use xen_abi::hypercall::HYPERVISOR_GRANT_TABLE_OP;
 use xen_abi::xen::DOMID_SELF;
 
-use super::*;
 use crate::pages::Width;
 use crate::xen::test_calls::{ARG, NOWHERE, WIDTHS, call, full_domain};
 use crate::xen::test_platform::{RAM_SIZE, get, put};
@@ -110,7 +109,7 @@ fn setting_up() {
     for width in WIDTHS {
         let (domain, ..) = full_domain();
         domain.grants.place(&domain.memory(), 1, GuestAddress(0x2_0000)).unwrap();
-        let mut setup = |dom, nr_frames, frame_list, count| {
+        let setup = |dom, nr_frames, frame_list, count| {
             put_setup(&domain, width, dom, nr_frames, frame_list);
             let result = ask(&domain, width, GNTTABOP_SETUP_TABLE, ARG, count);
             (result, get::<i16>(&domain, ARG + 8))
