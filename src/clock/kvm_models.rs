@@ -1,0 +1,1 @@
+//! KVM's three clocks as pure functions.

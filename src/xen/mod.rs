@@ -1,0 +1,49 @@
+//! The emulated hypervisor: what a Xen guest sees of Xen.
+//!
+//! Plain state machines over guest memory. Interrupts, timers and vCPU threads
+//! are a [`Platform`], the time is a [`Clock`]; neither is KVM, so everything
+//! here runs in a test without a VM. A guest's arguments are hostile: each is
+//! read once, checked, and answered with the error number that Xen returns.
+
+mod atomic;
+mod call;
+mod console;
+mod console_io;
+pub mod cpuid;
+mod dispatch;
+mod domain;
+mod domid;
+mod event_channel;
+mod grant_table;
+mod hvm_op;
+mod hvm_params;
+pub mod hypercall_page;
+mod memory_op;
+mod memory_refused;
+mod multicall;
+mod physdev;
+mod physmap;
+mod platform;
+mod privileged;
+mod reservation;
+mod runstate;
+mod sched;
+mod shared_info;
+#[cfg(test)]
+mod test_platform;
+mod timer;
+mod upcall;
+mod vcpu;
+mod vcpu_op;
+mod version;
+mod vm_assist;
+
+pub use call::{Call, Hypercall, Outcome, Reply};
+pub use console::Console;
+pub use cpuid::CpuidEntry;
+pub use domain::{Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry};
+pub use grant_table::GrantTable;
+pub use hvm_params::HvmParams;
+pub use hypercall_page::StubKind;
+pub use platform::{CallbackVia, CallingVcpu, Clock, PageOwner, Platform, VcpuArea};
+pub use runstate::RunState;
