@@ -5,6 +5,7 @@
 //! SHARED_INFO and LONG_MODE stay unset: nothing of ours needs them, and up to
 //! Linux 7.2 setting them makes KVM update its masterclock.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
@@ -64,15 +65,18 @@ struct State {
 pub struct Guarded {
     mode: ClockMode,
     clock: Arc<KvmClock>,
+    /// Whether there is anything to watch, so that owned mode pays for a load
+    /// and not for a lock at each exit. Follows `State::report.active`.
+    active: AtomicBool,
     state: Mutex<State>,
 }
 
 impl Guarded {
     pub(super) fn new(mode: ClockMode, clock: Arc<KvmClock>, vcpus: usize) -> Self {
-        let report =
-            GuardedReport { active: mode == ClockMode::Guarded, ..GuardedReport::default() };
+        let active = mode == ClockMode::Guarded;
+        let report = GuardedReport { active, ..GuardedReport::default() };
         let vcpus = std::iter::repeat_with(VcpuPages::default).take(vcpus).collect();
-        Self { mode, clock, state: Mutex::new(State { vcpus, report }) }
+        Self { mode, clock, active: active.into(), state: Mutex::new(State { vcpus, report }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -82,6 +86,11 @@ impl Guarded {
     /// What has been seen so far.
     pub fn report(&self) -> GuardedReport {
         self.lock().report
+    }
+
+    /// Whether KVM owns the pages.
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed)
     }
 
     pub(super) fn area_placed(
@@ -126,6 +135,9 @@ impl Guarded {
             return Ok(Vec::new());
         }
         state.report.active = true;
+        // Relaxed: the lock orders what it guards; a vCPU that sees the flag
+        // late is kicked for what waits for it.
+        self.active.store(true, Ordering::Relaxed);
         // KVM's clock counts from another moment than our line; the guest has
         // read ours already.
         self.bring_back(vm);
@@ -157,6 +169,9 @@ impl Guarded {
         vcpu: u32,
         fd: &VcpuFd,
     ) -> Result<(), vmm_sys_util::errno::Error> {
+        if !self.is_active() {
+            return Ok(());
+        }
         let mut state = self.lock();
         let Some(pages) = pages_of(&mut state.vcpus, vcpu) else { return Ok(()) };
         for area in std::mem::take(&mut pages.pending) {
@@ -180,9 +195,6 @@ impl Guarded {
     pub fn after_exit(&self, vcpu: u32, memory: &GuestRam, vm: &VmFd) {
         let mut state = self.lock();
         let State { vcpus, report } = &mut *state;
-        if !report.active {
-            return;
-        }
         let Some(pages) = pages_of(vcpus, vcpu) else { return };
         let Some(info) = pages.info.and_then(|at| at.checked_add(TIME_IN_VCPU_INFO)) else {
             return;
