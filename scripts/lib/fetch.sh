@@ -5,20 +5,28 @@
 
 FETCH_LISTS_MAX_AGE_MIN=$((12 * 60))
 
-# debian_mirror: the URI from which this machine takes its Debian packages.
+# debian_mirror SUITE: the URI from which this machine takes packages of SUITE:
+# the one that its sources name for it, else that of its own release (for
+# "…-security": of another security suite). Fails when there is none.
 debian_mirror() {
-    local uri release codename
+    local suite="$1" uri release codename fallback=
     # shellcheck source=/dev/null
     codename="$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")"
     # shellcheck disable=SC2016  # the $(…) are apt's own format fields
     while read -r uri release; do
-        if [[ $release == "$codename" || $release == stable ]]; then
+        case $release in
+        "$suite")
             printf '%s\n' "$uri"
             return 0
-        fi
+            ;;
+        *-security) [[ $suite != *-security ]] || fallback="$uri" ;;
+        "$codename" | stable) [[ $suite == *-security ]] || fallback="$uri" ;;
+        esac
     done < <(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 2>/dev/null)
-    die "no mirror for '$codename' in this machine's apt sources: add one (deb … $codename main)"
+    [[ -n $fallback ]] && printf '%s\n' "$fallback"
 }
+
+# A suite here may be several joined by "+", read as one: "bookworm+bookworm-security".
 
 # suite_options SUITE: fills SUITE_OPTIONS with what makes apt use its lists.
 suite_options() {
@@ -46,14 +54,20 @@ suite_options() {
 
 # suite_update SUITE [force]: brings the lists of the suite up to date.
 suite_update() {
-    local suite="$1" force="${2:-}" dir="$CACHE/apt/$1" mirror
+    local suite="$1" force="${2:-}" dir="$CACHE/apt/$1" part mirror
     suite_options "$suite"
     if [[ -z $force && -n $(find "$dir/updated" -mmin "-$FETCH_LISTS_MAX_AGE_MIN" 2>/dev/null) ]]; then
         return 0
     fi
-    mirror="$(debian_mirror)"
-    printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
-        "$mirror" "$suite" >"$dir/$suite.list"
+    : >"$dir/$suite.list"
+    for part in ${suite//+/ }; do
+        if mirror="$(debian_mirror "$part")"; then
+            printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
+                "$mirror" "$part" >>"$dir/$suite.list"
+        fi
+    done
+    [[ -s $dir/$suite.list ]] ||
+        die "this machine's apt sources name no Debian mirror for '$suite': add its own release to them"
     say "reading the package lists of $suite"
     if quietly "$dir/update.log" apt-get "${SUITE_OPTIONS[@]}" -q update &&
         ! grep -q '^[WE]: Failed to fetch' "$dir/update.log"; then

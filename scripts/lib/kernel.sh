@@ -7,8 +7,8 @@ kernel_debs() {
     local series="$1" suite
     case $series in
     5.10) suite=bullseye ;;
-    6.1) suite=bookworm ;;
-    6.12) suite=bookworm-backports ;;
+    6.1) suite=bookworm+bookworm-security ;;
+    6.12) suite=bookworm-backports+bookworm-security ;;
     7.*) suite=sid ;;
     *) die "unknown kernel series '$series': known are 5.10, 6.1, 6.12 and 7.2" ;;
     esac
@@ -36,7 +36,7 @@ kernel_tree() {
         for deb in "${KERNEL_DEBS[@]}"; do
             dpkg-deb -x "$deb" "$tmp/root"
         done
-        find "$tmp/root" -name 'vmlinuz-*' -type f -exec mv {} "$tmp/vmlinuz" \;
+        find "$tmp/root" -name 'vmlinuz*' -type f -exec mv {} "$tmp/vmlinuz" \;
         find "$tmp/root" -name 'config-*' -type f -exec mv {} "$tmp/config" \;
         [[ -s $tmp/vmlinuz ]] || die "no vmlinuz in ${KERNEL_DEBS[*]##*/}"
         modules="$(find "$tmp/root" -type d -path '*/modules/*' -name kernel | head -n 1)"
@@ -51,16 +51,28 @@ kernel_tree() {
     printf '%s\n' "$dir"
 }
 
-# kernel_module TREE NAME OUT: writes the module, decompressed, to OUT.
-kernel_module() {
-    local tree="$1" name="$2" out="$3" file
-    file="$(find "$tree/modules" -name "$name.ko*" | head -n 1)"
-    [[ -n $file ]] || return 1
-    case $file in
-    *.xz) xz -dc "$file" >"$out" ;;
-    *.zst) zstd -qdc "$file" >"$out" ;;
-    *) cp "$file" "$out" ;;
-    esac
+# kernel_modules TREE DIR NAME…: writes the modules and what they depend on,
+# decompressed, into DIR, and their names in the order of loading to DIR/order.
+# Names that are built into the kernel (no module file) are passed over.
+kernel_modules() {
+    local tree="$1" dir="$2" name file depends
+    shift 2
+    touch "$dir/order"
+    for name in "$@"; do
+        name="${name//-/_}"
+        ! grep -qx "$name" "$dir/order" || continue
+        file="$(find "$tree/modules" -name "${name//_/[-_]}.ko*" | head -n 1)"
+        [[ -n $file ]] || continue
+        case $file in
+        *.xz) xz -dc "$file" >"$dir/$name.ko" ;;
+        *.zst) zstd -qdc "$file" >"$dir/$name.ko" ;;
+        *) cp "$file" "$dir/$name.ko" ;;
+        esac
+        depends="$(tr '\0' '\n' <"$dir/$name.ko" | sed -n 's/^depends=//p' | head -n 1)"
+        # shellcheck disable=SC2086  # a list of names
+        [[ -z $depends ]] || kernel_modules "$tree" "$dir" ${depends//,/ }
+        printf '%s\n' "$name" >>"$dir/order"
+    done
 }
 
 # kernel_vmlinux TREE: prints the path of the ELF file inside vmlinuz. The boot

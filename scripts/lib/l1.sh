@@ -9,12 +9,13 @@
 # and is written at the very end, so that no output of a guest can be taken for
 # it.
 
-L1_MODULES=(irqbypass kvm kvm-amd)
+# The cloud kernels up to 6.1 have virtio as modules, later ones have it built in.
+L1_MODULES=(virtio_pci virtio_console kvm kvm_amd)
 
 # l1_base TREE: prints the path of the part of the initrd that is the same for
 # every job on this kernel.
 l1_base() {
-    local tree="$1" out="$1/l1-base.cpio" root module
+    local tree="$1" out="$1/l1-base.cpio" root
     local init="$REPO/scripts/lib/l1-init"
     if [[ -s $out && $out -nt $init && $out -nt $tree/stamp && $out -nt ${BASH_SOURCE[0]} ]]; then
         printf '%s\n' "$out"
@@ -26,10 +27,8 @@ l1_base() {
     ln -s busybox "$root/bin/sh"
     cp "$init" "$root/init"
     chmod 755 "$root/init"
-    for module in "${L1_MODULES[@]}"; do
-        kernel_module "$tree" "$module" "$root/modules/$module.ko" ||
-            [[ $module == irqbypass ]] || die "no module '$module' in $tree"
-    done
+    kernel_modules "$tree" "$root/modules" "${L1_MODULES[@]}"
+    [[ -s $root/modules/kvm_amd.ko ]] || die "no KVM for AMD among the modules in $tree"
     (cd "$root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$root.cpio"
     rm -rf "$root"
     mv "$root.cpio" "$out"

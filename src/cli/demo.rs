@@ -87,8 +87,9 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode, CliError> {
         line: Vec::new(),
         verbose: args.verbose,
     };
+    let machine = Machine::new(&config, Box::new(listener.clone()))?;
     println!("Booting {} …", if linux { "Linux" } else { "the built-in clock guest" });
-    let report = Machine::new(&config, Box::new(listener.clone()))?.run()?;
+    let report = machine.run()?;
     let heard = listener.heard.lock().unwrap_or_else(PoisonError::into_inner);
     let mut table = Table::default();
     table.check("end", &report.exit, report.exit == ExitReason::Poweroff);

@@ -17,8 +17,6 @@ use vmm_sys_util::errno::{Error, Result};
 use vmm_sys_util::ioctl::{ioctl_with_ref, ioctl_with_val};
 
 mod number {
-    #![expect(missing_docs, reason = "the macros write undocumented public functions")]
-
     use kvm_bindings::{
         KVMIO, kvm_device_attr, kvm_xen_hvm_attr, kvm_xen_hvm_config, kvm_xen_vcpu_attr,
     };

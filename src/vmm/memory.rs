@@ -160,7 +160,7 @@ impl MemoryLayout {
     pub fn new(size: u64) -> Result<Self, MemoryError> {
         match size {
             0 => Err(MemoryError::Zero),
-            _ if size % PAGE_SIZE != 0 => Err(MemoryError::NotPageMultiple(size)),
+            _ if !size.is_multiple_of(PAGE_SIZE) => Err(MemoryError::NotPageMultiple(size)),
             _ if size < LEGACY_END => Err(MemoryError::TooSmall(size)),
             _ if size > MAX_RAM => Err(MemoryError::TooLarge(size)),
             _ => Ok(Self { size }),

@@ -150,7 +150,7 @@ impl Domain {
     pub fn before_entry(&self, vcpu: u32) {
         let Some(state) = self.vcpu(vcpu) else { return };
         state.upcall_raised.store(false, Ordering::Relaxed);
-        if state.waiting.load(Ordering::Relaxed) != 0 {
+        if state.polling.load(Ordering::Relaxed) || state.waiting.load(Ordering::Relaxed) != 0 {
             self.stop_waiting(vcpu);
         }
         if state.requests.load(Ordering::Relaxed) != 0 {

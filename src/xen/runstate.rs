@@ -134,3 +134,81 @@ impl Domain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::test_platform::domain;
+    use super::*;
+
+    fn state(number: u8) -> RunState {
+        match number {
+            0 => RunState::Running,
+            1 => RunState::Runnable,
+            2 => RunState::Blocked,
+            _ => RunState::Offline,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sums_are_the_time_that_passed(
+            start_ns in 0u64..1 << 62,
+            steps in proptest::collection::vec((0u8..4, 0u64..1 << 40), 0..50),
+        ) {
+            let mut account = Runstate::new(start_ns);
+            let mut naive = [0u64; 4];
+            let (mut now_ns, mut current) = (start_ns, 3);
+            for (next, elapsed_ns) in steps {
+                now_ns += elapsed_ns;
+                naive[current] += elapsed_ns;
+                current = usize::from(next);
+                account.enter(state(next), now_ns);
+                let info = account.info();
+                prop_assert_eq!(info.time, naive);
+                prop_assert_eq!(info.state, u32::from(next));
+                prop_assert_eq!(info.state_entry_time, now_ns);
+                prop_assert_eq!(info.time.iter().sum::<u64>(), now_ns - start_ns);
+            }
+            let later_ns = now_ns + 12_345;
+            let until = account.info_until(later_ns);
+            prop_assert_eq!(until.time.iter().sum::<u64>(), later_ns - start_ns);
+        }
+    }
+
+    #[test]
+    fn a_clock_read_late_takes_nothing_back() {
+        let mut account = Runstate::new(1000);
+        account.enter(RunState::Running, 900);
+        assert_eq!(account.info().state_entry_time, 1000);
+        account.enter(RunState::Blocked, 1500);
+        assert_eq!(account.info().time, [500, 0, 0, 0]);
+        assert_eq!(account.info_until(1400).time, [500, 0, 0, 0]);
+    }
+
+    #[test]
+    fn the_area_follows_the_account_across_pages() {
+        let (domain, _, clock) = domain(1);
+        // 24 bytes before the end of page 5; the rest lies in page 9.
+        let first = vm_memory::GuestAddress(0x5fe8);
+        let second = vm_memory::GuestAddress(0x9000);
+        let area = RunstateArea::new(pages::Width::Bits64, first, Some(second)).unwrap();
+        domain.place_runstate(0, Some((area, false))).unwrap();
+        clock.set_ns(100);
+        domain.enter_runstate(0, RunState::Running);
+        clock.set_ns(350);
+        domain.enter_runstate(0, RunState::Blocked);
+        let read = pages::read_runstate(&domain.memory(), &area).unwrap();
+        assert_eq!((read.state, read.state_entry_time_ns), (2, 350));
+        assert_eq!(read.time_ns, [250, 0, 0, 100]);
+        // time[1..] is what crossed the page.
+        assert_eq!(super::super::test_platform::get::<u64>(&domain, 0x9000 + 16), 100);
+        domain.place_runstate(0, None).unwrap();
+        clock.set_ns(400);
+        domain.enter_runstate(0, RunState::Running);
+        assert_eq!(pages::read_runstate(&domain.memory(), &area).unwrap().state, 2);
+        assert_eq!(domain.runstate_times_ns(0), Some([250, 0, 50, 100]));
+        assert_eq!(domain.runstate_times_ns(1), None);
+    }
+}

@@ -168,6 +168,7 @@ impl Domain {
     fn set_polling(&self, vcpu: u32, waiting: Waiting) {
         if let Some(state) = self.vcpu(vcpu) {
             state.waiting.store(waiting.pack(), Ordering::SeqCst);
+            state.polling.store(true, Ordering::Relaxed);
             // Then the ports are looked at. Partner: `wake_pollers`, which
             // looks here after it set a port pending.
             let (word, bit) = poller_bit(vcpu);
@@ -177,14 +178,17 @@ impl Domain {
 
     /// Ends the wait of `vcpu` from its own thread.
     pub(super) fn stop_waiting(&self, vcpu: u32) {
-        if let Some(state) = self.vcpu(vcpu) {
+        let Some(state) = self.vcpu(vcpu) else { return };
+        if state.polling.swap(false, Ordering::Relaxed) {
             let (word, bit) = poller_bit(vcpu);
             self.pollers[word].fetch_and(!bit, Ordering::SeqCst);
-            state.waiting.store(0, Ordering::SeqCst);
         }
+        state.waiting.store(0, Ordering::SeqCst);
     }
 
-    /// Ends the wait of `vcpu` from any thread, whatever it waits for.
+    /// Ends the wait of `vcpu` from any thread, whatever it waits for. Its bit
+    /// in `pollers` stays until its own thread goes on: cleared from here, it
+    /// could be the bit of its next poll.
     pub(super) fn end_wait(&self, vcpu: u32) {
         if let Some(state) = self.vcpu(vcpu)
             && state.waiting.load(Ordering::SeqCst) != 0
@@ -312,3 +316,6 @@ impl Watchdogs {
         due
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -233,3 +233,6 @@ impl Domain {
         read(&self.layout).shared_info.map(GuestAddress)
     }
 }
+
+#[cfg(test)]
+mod tests;

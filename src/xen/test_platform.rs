@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use xen_abi::errno::Errno;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::domain::lock;
 use super::{
@@ -262,7 +262,7 @@ pub(super) fn with_width<T>(
 }
 
 /// Puts a structure into guest memory.
-pub(super) fn put<T: IntoBytes + Immutable>(domain: &Domain, gpa: u64, value: &T) {
+pub(super) fn put<T: IntoBytes + Immutable + ?Sized>(domain: &Domain, gpa: u64, value: &T) {
     let written = domain.memory().write_slice(value.as_bytes(), GuestAddress(gpa));
     written.expect("test RAM");
 }

@@ -123,3 +123,171 @@ impl Domain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::test_platform::{domain, with_call};
+    use super::*;
+
+    #[test]
+    fn singleshot_boundaries() {
+        let cases = [
+            // (deadline, now, due now, next deadline)
+            (100, 99, false, Some(100)),
+            (100, 100, true, None),
+            (100, 101, true, None),
+            (0, 0, true, None),
+            (FIRST_NEGATIVE - 1, 5, false, Some(FIRST_NEGATIVE - 1)),
+            (FIRST_NEGATIVE, 5, true, None),
+            (u64::MAX, 5, true, None),
+        ];
+        for (deadline_ns, now_ns, due, next) in cases {
+            let mut timers = Timers::default();
+            timers.set_singleshot(deadline_ns);
+            assert_eq!(timers.expire(now_ns), due, "{deadline_ns} at {now_ns}");
+            assert_eq!(timers.deadline_ns(), next, "{deadline_ns} at {now_ns}");
+            assert!(!timers.expire(now_ns), "once only");
+        }
+    }
+
+    #[test]
+    fn a_stalled_periodic_timer_ticks_once_and_keeps_its_grid() {
+        let mut timers = Timers::default();
+        timers.set_periodic(1000, 5000);
+        assert!(timers.expire(5000), "long since the last tick: at once");
+        assert_eq!(timers.deadline_ns(), Some(6000));
+        assert!(!timers.expire(5999));
+        assert!(timers.expire(9500));
+        assert_eq!(timers.deadline_ns(), Some(10_000));
+        // 200 years on, in no more time than one tick.
+        assert!(timers.expire(6_311_390_400_000_000_123));
+        assert_eq!(timers.deadline_ns(), Some(6_311_390_400_000_001_000));
+        timers.set_periodic(0, 0);
+        assert_eq!(timers.deadline_ns(), None);
+    }
+
+    #[test]
+    fn the_longest_period_does_not_overflow() {
+        let mut timers = Timers::default();
+        timers.set_periodic(MAX_PERIOD_NS, u64::MAX);
+        assert!(timers.expire(u64::MAX));
+        assert_eq!(timers.deadline_ns(), Some(u64::MAX));
+    }
+
+    #[test]
+    fn set_timer_op_takes_wrapped_deadlines_for_soon() {
+        let (domain, platform, clock) = domain(1);
+        clock.set_ns(1000);
+        let soon = Some(1000 + FAR_SUBSTITUTE_NS);
+        let cases = [
+            (0, None),
+            (2000, Some(2000)),
+            (1000 + FAR_NS - 1, Some(1000 + FAR_NS - 1)),
+            (1000 + FAR_NS, soon),
+            (FIRST_NEGATIVE - 1, soon),
+            (FIRST_NEGATIVE, soon),
+            (u64::MAX, soon),
+            (1000, None), // due: delivered at once
+            (1, None),
+        ];
+        for (deadline_ns, armed) in cases {
+            assert_eq!(with_call(&domain, 0, |call| set_timer_op(call, deadline_ns)), Ok(0));
+            assert_eq!(platform.timer_ns(0), armed, "deadline {deadline_ns}");
+        }
+    }
+
+    #[test]
+    fn an_early_or_repeated_expiry_only_arms_again() {
+        let (domain, platform, clock) = domain(2);
+        with_call(&domain, 1, |call| set_timer_op(call, 500)).unwrap();
+        clock.set_ns(499);
+        platform.take();
+        domain.timer_expired(1);
+        assert_eq!(platform.timer_ns(1), Some(500));
+        clock.set_ns(500);
+        domain.timer_expired(1);
+        domain.timer_expired(1);
+        assert_eq!(platform.timer_ns(1), None);
+        domain.timer_expired(7);
+    }
+
+    /// The same timers, tick by tick.
+    #[derive(Default)]
+    struct Naive {
+        singleshot_ns: Option<u64>,
+        period_ns: u64,
+        last_ns: u64,
+    }
+
+    impl Naive {
+        fn expire(&mut self, now_ns: u64) -> bool {
+            let shot = self.singleshot_ns.is_some_and(|deadline| now_ns >= deadline);
+            if shot {
+                self.singleshot_ns = None;
+            }
+            let mut ticked = false;
+            while self.period_ns != 0 && self.last_ns + self.period_ns <= now_ns {
+                self.last_ns += self.period_ns;
+                ticked = true;
+            }
+            shot || ticked
+        }
+
+        fn next_ns(&self) -> Option<u64> {
+            let tick = (self.period_ns != 0).then(|| self.last_ns + self.period_ns);
+            match (self.singleshot_ns, tick) {
+                (Some(shot), Some(tick)) => Some(shot.min(tick)),
+                (shot, tick) => shot.or(tick),
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Shot(u64),
+        StopShot,
+        Period(u64),
+        Pass(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0u64..5000).prop_map(Step::Shot),
+            Just(Step::StopShot),
+            prop_oneof![Just(0), 1u64..700].prop_map(Step::Period),
+            (0u64..3000).prop_map(Step::Pass),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn as_a_naive_timer(steps in proptest::collection::vec(step(), 1..60)) {
+            let (mut timers, mut naive, mut now_ns) = (Timers::default(), Naive::default(), 0);
+            for step in steps {
+                match step {
+                    Step::Shot(deadline_ns) => {
+                        timers.set_singleshot(deadline_ns);
+                        naive.singleshot_ns = Some(deadline_ns);
+                    }
+                    Step::StopShot => {
+                        timers.stop_singleshot();
+                        naive.singleshot_ns = None;
+                    }
+                    Step::Period(period_ns) => {
+                        timers.set_periodic(period_ns, now_ns);
+                        naive.period_ns = period_ns;
+                        if period_ns != 0 && now_ns - naive.last_ns >= period_ns {
+                            naive.last_ns = now_ns - period_ns;
+                        }
+                    }
+                    Step::Pass(elapsed_ns) => now_ns += elapsed_ns,
+                }
+                prop_assert_eq!(timers.expire(now_ns), naive.expire(now_ns));
+                prop_assert_eq!(timers.deadline_ns(), naive.next_ns());
+                prop_assert!(timers.deadline_ns().is_none_or(|next_ns| next_ns > now_ns));
+            }
+        }
+    }
+}

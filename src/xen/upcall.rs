@@ -119,3 +119,6 @@ impl Domain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,8 @@ pub(super) struct Vcpu {
     pub virqs: [AtomicU32; NR_VIRQS],
     /// What it waits for, as `sched::Waiting` packs it; 0 when it runs.
     pub waiting: AtomicU64,
+    /// Its bit in `Domain::pollers` is set. Its own thread's only.
+    pub polling: AtomicBool,
     /// An upcall was raised since its last entry.
     pub upcall_raised: AtomicBool,
     /// Work to do before its next entry.
@@ -63,6 +65,7 @@ impl Vcpu {
             upcall_vector: AtomicU8::new(0),
             virqs: Default::default(),
             waiting: AtomicU64::new(0),
+            polling: AtomicBool::new(false),
             upcall_raised: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             initialised: AtomicBool::new(id == 0),
@@ -147,11 +150,10 @@ impl Domain {
         }
     }
 
-    /// Where `vcpu` reads its clock: its time in `vcpu_info`. `None` before the
-    /// guest has placed it, or where the machine publishes it.
+    /// Where `vcpu` reads its clock: the time in its `vcpu_info`, whoever
+    /// publishes it. `None` before the guest has mapped `shared_info`.
     pub fn time_page_address(&self, vcpu: u32) -> Option<GuestAddress> {
-        let areas = lock(&self.vcpu(vcpu)?.areas);
-        areas.info.time_at.filter(|_| !areas.info.foreign).map(GuestAddress)
+        lock(&self.vcpu(vcpu)?.areas).info.time_at.map(GuestAddress)
     }
 
     /// Where the secondary time area of `vcpu` lies, if the guest placed one.

@@ -278,3 +278,6 @@ fn register_time_phys(call: &Call<'_>, vcpu: u32, gpa: u64) -> Reply {
     check_physical(call, gpa, TIME_INFO_SIZE)?;
     call.domain.time_area_placed(vcpu, Some(gpa)).map(|()| 0)
 }
+
+#[cfg(test)]
+mod tests;

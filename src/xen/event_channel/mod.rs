@@ -213,3 +213,6 @@ impl Domain {
 const SELECTOR_OFFSET: u64 = 8;
 /// The same in the 32-bit layout.
 const SELECTOR_OFFSET32: u64 = 4;
+
+#[cfg(test)]
+mod tests;
