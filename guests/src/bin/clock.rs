@@ -90,6 +90,8 @@ fn main(machine: &Machine) -> Exit {
     DURATION_TSC.store(duration_ms.saturating_mul(u64::from(khz)), Ordering::Relaxed);
 
     smp::run_on_all(register);
+    // From here on nothing may move the clock: the host counts updates from now.
+    println!("KVMXEN start cpus={cpus} duration_ms={duration_ms}");
     let before = shared::wallclock();
     smp::run_on_all(spin);
     let after = shared::wallclock();
