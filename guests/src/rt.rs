@@ -60,6 +60,7 @@ pub(crate) extern "C" fn bsp_main(start_info: u64) -> ! {
         println!("KVMXEN error no Xen signature in CPUID; cmdline={:?}", machine.cmdline());
         shutdown(Exit::Crash);
     }
+    println!("KVMXEN start cmdline={:?}", machine.cmdline());
     shutdown(guest_main(&machine))
 }
 

@@ -73,10 +73,20 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
         match event {
             Event::Nothing => {}
             Event::Hypercall(call, arrival) => hypercall(id, &mut fd, shared, &call, arrival),
-            Event::End(reason) => shared.end(reason),
+            Event::End(reason) => shared.end(located(reason, &fd)),
         }
     }
     kicker.leave();
+}
+
+/// Adds to a crash where the guest stood.
+fn located(reason: ExitReason, fd: &VcpuFd) -> ExitReason {
+    match (reason, fd.get_regs()) {
+        (ExitReason::Crash(how), Ok(regs)) => {
+            ExitReason::Crash(format!("{how} at RIP {:#x}", regs.rip))
+        }
+        (reason, _) => reason,
+    }
 }
 
 fn enter(id: u32, fd: &mut VcpuFd, shared: &Shared) -> Event {
