@@ -1,8 +1,10 @@
 //! The domain: one Xen guest, the state of all its interfaces, its entrances.
 //!
-//! Locks, outermost first: `Vcpu::areas`, `Domain::layout`, then the rest, of
-//! which no two are held together. Nothing blocks while holding one. Event
-//! delivery takes `layout` shared; only placing a page takes it exclusively.
+//! Locks, in three chains that never meet but in `layout`, the innermost:
+//! `Vcpu::areas` → `layout`; `EventChannels::change` → `backends` → `layout`;
+//! `Vcpu::timers` → `watchdogs`. Nobody takes `layout` twice, and nobody sleeps
+//! holding a lock. Delivering an event takes `layout` shared; only placing a
+//! page takes it exclusively.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -211,4 +213,27 @@ pub(super) fn read<T>(rwlock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
 /// Locks for writing, as [`lock`].
 pub(super) fn write<T>(rwlock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     rwlock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_platform::{config, domain};
+    use super::*;
+
+    #[test]
+    fn numbers_of_vcpus() {
+        let (small, platform, clock) = domain(1);
+        for (vcpus, good) in [(0, false), (1, true), (128, true), (129, false), (u32::MAX, false)] {
+            let made =
+                Domain::new(config(vcpus), small.memory.clone(), clock.clone(), platform.clone());
+            match made {
+                Ok(_) => assert!(good, "{vcpus}"),
+                Err(error) => {
+                    assert!(!good, "{vcpus}");
+                    let text = format!("a domain of {vcpus} vCPUs; choose from 1 to 128");
+                    assert_eq!(error.to_string(), text);
+                }
+            }
+        }
+    }
 }

@@ -15,6 +15,8 @@ mod domain;
 mod domid;
 mod event_channel;
 mod grant_table;
+#[cfg(test)]
+mod hostile;
 mod hvm_op;
 mod hvm_params;
 pub mod hypercall_page;
