@@ -150,3 +150,6 @@ impl Domain {
         taken
     }
 }
+
+#[cfg(test)]
+mod tests;

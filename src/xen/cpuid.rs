@@ -117,3 +117,6 @@ fn hvm_features(config: &DomainConfig) -> u32 {
 fn halves(value: u64) -> (u32, u32) {
     (value as u32, (value >> 32) as u32)
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,3 +101,6 @@ fn value(call: &mut Call, number: u64, &[a, b, c, d, ..]: &[u64; 6]) -> Reply {
 fn low(register: u64) -> u64 {
     register & u64::from(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

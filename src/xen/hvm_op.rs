@@ -100,3 +100,6 @@ fn get_mem_type(call: &mut Call, arg: u64) -> Reply {
     call.write(arg.wrapping_add(offset_of!(HvmGetMemType, mem_type) as u64), &kind)?;
     Ok(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -235,9 +235,7 @@ pub(super) fn take_out(domain: &Domain, gfn: u64) -> Result<(), Errno> {
 
 fn let_go(domain: &Domain, special: Special) {
     match special {
-        // Nothing reads or writes it until the guest places it again, so its
-        // owner need not know: what it publishes meanwhile goes to the page
-        // that was freed, which the guest has no use for.
+        // Covered by a grant frame, it goes on under it, to the guest's own harm.
         Special::SharedInfo => {}
         Special::GrantFrame(idx) => domain.grants.displace(&domain.memory(), idx),
     }
@@ -251,3 +249,6 @@ fn own_physmap(call: &Call, domid: u16, space: u32) -> Result<(), Errno> {
         verdict => verdict,
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

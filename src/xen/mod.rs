@@ -32,6 +32,8 @@ mod runstate;
 mod sched;
 mod shared_info;
 #[cfg(test)]
+mod test_calls;
+#[cfg(test)]
 mod test_platform;
 mod timer;
 mod upcall;

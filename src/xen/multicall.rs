@@ -68,3 +68,6 @@ impl Entry {
         Ok(at.wrapping_add(size as u64))
     }
 }
+
+#[cfg(test)]
+mod tests;

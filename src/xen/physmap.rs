@@ -96,12 +96,18 @@ impl Physmap {
     /// Takes what `gfn` holds out of the guest's memory. A page of the
     /// hypervisor's is handed back, for its owner to let go of it.
     ///
+    /// `shared_info` stays: Xen would go on writing to a page of its own, but
+    /// ours is this frame, and nothing else may come to lie there before
+    /// `shared_info` has moved on.
+    ///
     /// # Errors
     /// `ENOENT` where there is nothing.
     pub(super) fn remove(&self, gfn: u64) -> Result<Option<Special>, Errno> {
         let mut state = self.lock();
-        if let Some(special) = state.special.remove(&gfn) {
-            return Ok(Some(special));
+        match state.special.get(&gfn) {
+            Some(Special::SharedInfo) => return Ok(None),
+            Some(Special::GrantFrame(_)) => return Ok(state.special.remove(&gfn)),
+            None => {}
         }
         if !self.holds(&state, gfn) {
             return Err(Errno::ENOENT);
@@ -215,3 +221,6 @@ impl Domain {
         Ok(gpa)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,3 +115,6 @@ fn populate(domain: &Domain, gfn: u64, pages: u64) -> Result<(), Errno> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,3 +96,6 @@ fn text<const N: usize>(text: &str) -> [u8; N] {
     field[..len].copy_from_slice(&text.as_bytes()[..len]);
     field
 }
+
+#[cfg(test)]
+mod tests;
