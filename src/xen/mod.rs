@@ -15,8 +15,6 @@ mod domain;
 mod domid;
 mod event_channel;
 mod grant_table;
-#[cfg(test)]
-mod hostile;
 mod hvm_op;
 mod hvm_params;
 pub mod hypercall_page;

@@ -154,7 +154,7 @@ fn none_is_lost_on_the_move() {
     let (domain, ..) = domain(1);
     map(&domain, 5).unwrap();
     race(
-        3000,
+        1500,
         200,
         || {
             let other = if domain.shared_info_address().unwrap().0 == 0x5000 { 6 } else { 5 };
@@ -169,5 +169,5 @@ fn none_is_lost_on_the_move() {
             put(&domain, page + 0x808, &0u64);
         },
     );
-    assert_eq!(domain.events_delivered(), 3000);
+    assert_eq!(domain.events_delivered(), 1500);
 }

@@ -120,7 +120,7 @@ fn none_between_raising_and_unmasking() {
     put(&domain, PAGE + 0xa00, &bit);
     let by_unmasking = Cell::new(0);
     race(
-        30_000,
+        10_000,
         61,
         || {
             domain.unmask(port, 0);
@@ -135,5 +135,5 @@ fn none_between_raising_and_unmasking() {
             put(&domain, PAGE + 0xa00, &bit);
         },
     );
-    println!("told by the unmasking thread in {} of 30000 rounds", by_unmasking.get());
+    println!("told by the unmasking thread in {} of 10000 rounds", by_unmasking.get());
 }
