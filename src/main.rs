@@ -1,2 +1,7 @@
 //! The `kvm-xen` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kvm_xen::cli::main()
+}

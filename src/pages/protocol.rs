@@ -9,6 +9,8 @@
 //! seen under the old even version. On x86 the fences cost no instruction:
 //! stores become visible in order, and the fences stop the compiler alone.
 
+use xen_abi::vcpu::XEN_RUNSTATE_UPDATE;
+
 /// One naturally aligned 32-bit word that a guest may read at any moment.
 pub trait Word {
     /// Relaxed atomic load.
@@ -21,30 +23,43 @@ pub trait Word {
     fn acquire_fence();
 }
 
-/// Top bit of the high half of `state_entry_time`: `XEN_RUNSTATE_UPDATE`
-/// (Xen's public `vcpu.h`) less its low 32 bits.
-pub const RUNSTATE_UPDATE_HI: u32 = 1 << 31;
+/// `XEN_RUNSTATE_UPDATE` in the high half of `state_entry_time`.
+pub const RUNSTATE_UPDATE_HI: u32 = halves(XEN_RUNSTATE_UPDATE)[1];
 
-/// Publishes `values` under a version that is odd during the update.
+/// Publishes `values` with [`write_versioned`], unless the words already hold
+/// them under an even version: then writes nothing and returns false.
 ///
-/// Writes nothing, and returns false, where the words already hold `values`
-/// under an even version. The version is read once: whatever a guest scribbled
-/// there, it becomes odd, then the next even number (wrapping).
+/// The version is read once.
+pub fn publish_versioned<W: Word, const N: usize>(
+    version: &W,
+    data: [&W; N],
+    values: [u32; N],
+) -> bool {
+    let old_version = version.load();
+    let same = data.iter().zip(values).all(|(word, value)| word.load() == value);
+    if same && old_version & 1 == 0 {
+        return false;
+    }
+    write_versioned(version, old_version, data, values);
+    true
+}
+
+/// Writes `values` under a version that is odd during the update.
+///
+/// Whatever `old_version` a guest scribbled, the version becomes odd, then the
+/// next even number (wrapping). Loads nothing, so that the model check sees
+/// every order (`tests/loom_pages.rs` says why that matters).
 ///
 /// The partner is the guest's reader, in Linux `pvclock_read_begin`,
 /// `pvclock_read_retry` and `pvclock_read_wallclock`, R1 to R5 in
 /// [`read_versioned`].
 pub fn write_versioned<W: Word, const N: usize>(
     version: &W,
+    old_version: u32,
     data: [&W; N],
     values: [u32; N],
-) -> bool {
-    let old = version.load();
-    let same = data.iter().zip(values).all(|(word, value)| word.load() == value);
-    if same && old & 1 == 0 {
-        return false;
-    }
-    let odd = old.wrapping_add(1) | 1;
+) {
+    let odd = old_version.wrapping_add(1) | 1;
     // W1. Readers that see this discard what they read (R1, R5).
     version.store(odd);
     // W2. Nobody sees W3 without W1. Partner: R4, between data and second version.
@@ -57,7 +72,6 @@ pub fn write_versioned<W: Word, const N: usize>(
     W::release_fence();
     // W5. Even again, and different from before.
     version.store(odd.wrapping_add(1));
-    true
 }
 
 /// Reads what [`write_versioned`] (or KVM, or Xen) published: the even version

@@ -1,12 +1,14 @@
 //! `vcpu_runstate_info`: how a vCPU spent its time.
 //!
-//! Layout (Xen's public `vcpu.h`): state 0, state_entry_time 8, time[4] 16, 48
-//! bytes on 64-bit; without the padding after state on 32-bit, 44 bytes.
+//! Layout: [`VcpuRunstateInfo`], 48 bytes, and [`VcpuRunstateInfo32`], 44
+//! bytes, without the padding after the state.
 
+use core::mem::offset_of;
 use core::sync::atomic::AtomicU32;
 
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{Address, GuestAddress};
+use xen_abi::vcpu::{VcpuRunstateInfo, VcpuRunstateInfo32};
 
 use super::memory::{GuestWords, READ_TRIES, WORD, guest_words};
 use super::protocol::{EntryTime, halves, read_flagged, write_flagged};
@@ -94,16 +96,16 @@ impl RunstateArea {
 
     const fn words(layout: Width) -> usize {
         match layout {
-            Width::Bits64 => 12,
-            Width::Bits32 => 11,
+            Width::Bits64 => size_of::<VcpuRunstateInfo>() / WORD,
+            Width::Bits32 => size_of::<VcpuRunstateInfo32>() / WORD,
         }
     }
 
     /// Index of the entry time's low half; the four times follow the entry time.
     const fn entry_word(&self) -> usize {
         match self.layout {
-            Width::Bits64 => 2,
-            Width::Bits32 => 1,
+            Width::Bits64 => offset_of!(VcpuRunstateInfo, state_entry_time) / WORD,
+            Width::Bits32 => offset_of!(VcpuRunstateInfo32, state_entry_time) / WORD,
         }
     }
 

@@ -1,30 +1,37 @@
 //! `vcpu_time_info`: the clock page itself.
 //!
-//! Layout (Xen's public `xen.h`, the same for both widths): version 0,
-//! tsc_timestamp 8, system_time 16, tsc_to_system_mul 24, tsc_shift 28,
-//! flags 29; 32 bytes. Words 1 and the top half of 7 are padding.
+//! Layout: [`VcpuTimeInfo`], 32 bytes, the same for both widths. Word 1 and the
+//! top half of word 7 are padding.
+
+use core::mem::offset_of;
 
 use vm_memory::{Address, GuestAddress};
+use xen_abi::arch_x86::{VcpuTimeInfo, XEN_PVCLOCK_GUEST_STOPPED, XEN_PVCLOCK_TSC_STABLE_BIT};
 
-use super::memory::{READ_TRIES, guest_words};
-use super::protocol::{Word, halves, read_versioned, write_versioned};
+use super::memory::{READ_TRIES, WORD, guest_words};
+use super::protocol::{Word, halves, publish_versioned, read_versioned};
 use super::{GuestRam, PageError};
 use crate::clock::SystemTimeLine;
 
 /// Bytes in a `vcpu_time_info`.
-pub const TIME_INFO_SIZE: usize = 32;
+pub const TIME_INFO_SIZE: usize = size_of::<VcpuTimeInfo>();
 
 /// Flag: every vCPU's page gives the same time for the same TSC
 /// (`XEN_PVCLOCK_TSC_STABLE_BIT`).
-pub const PVCLOCK_TSC_STABLE: u8 = 1 << 0;
+pub const PVCLOCK_TSC_STABLE: u8 = XEN_PVCLOCK_TSC_STABLE_BIT;
 /// Flag: the guest was paused by its host (`XEN_PVCLOCK_GUEST_STOPPED`).
-pub const PVCLOCK_GUEST_STOPPED: u8 = 1 << 1;
+pub const PVCLOCK_GUEST_STOPPED: u8 = XEN_PVCLOCK_GUEST_STOPPED;
 
 const WHAT: &str = "vcpu_time_info";
-const WORDS: usize = TIME_INFO_SIZE / 4;
-const VERSION: usize = 0;
-/// tsc_timestamp, system_time, mul, then shift and flags in one word.
-const DATA: [usize; 6] = [2, 3, 4, 5, 6, 7];
+const WORDS: usize = TIME_INFO_SIZE / WORD;
+const VERSION: usize = offset_of!(VcpuTimeInfo, version) / WORD;
+const TSC: usize = offset_of!(VcpuTimeInfo, tsc_timestamp) / WORD;
+const TIME: usize = offset_of!(VcpuTimeInfo, system_time) / WORD;
+const MUL: usize = offset_of!(VcpuTimeInfo, tsc_to_system_mul) / WORD;
+/// Shift and flags share one word.
+const SHIFT: usize = offset_of!(VcpuTimeInfo, tsc_shift) / WORD;
+const DATA: [usize; 6] = [TSC, TSC + 1, TIME, TIME + 1, MUL, SHIFT];
+const _: () = assert!(offset_of!(VcpuTimeInfo, flags) == SHIFT * WORD + 1);
 
 /// What a clock page says, less its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -111,7 +118,7 @@ pub fn publish_time(
     info: &TimeInfo,
 ) -> Result<Published, PageError> {
     let words = guest_words(mem, WHAT, gpa, WORDS)?;
-    let written = write_versioned(words.word(VERSION)?, words.at(DATA)?, info.to_words());
+    let written = publish_versioned(words.word(VERSION)?, words.at(DATA)?, info.to_words());
     if written {
         words.mark_dirty(0, WORDS);
     }

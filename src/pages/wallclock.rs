@@ -1,38 +1,45 @@
 //! The wallclock in `shared_info`: UTC at system time 0.
 //!
-//! Layout (Xen's public `xen.h` and `arch-x86/xen.h`): `wc_version`, `wc_sec`,
+//! Layout: [`SharedInfo`] and [`SharedInfo32`]. `wc_version`, `wc_sec` and
 //! `wc_nsec` follow the event-channel masks; `wc_sec_hi` follows them at once
 //! on 64-bit, and closes the architecture's part on 32-bit.
 
-use vm_memory::{Address, GuestAddress};
+use core::mem::offset_of;
 
-use super::memory::{READ_TRIES, guest_words};
-use super::protocol::{read_versioned, write_versioned};
+use vm_memory::{Address, GuestAddress};
+use xen_abi::arch_x86::{SharedInfo, SharedInfo32};
+
+use super::memory::{READ_TRIES, WORD, guest_words};
+use super::protocol::{publish_versioned, read_versioned};
 use super::{GuestRam, PageError, Published, Width};
 use crate::clock::WallclockEpoch;
 
 const WHAT: &str = "shared_info wallclock";
 
 /// Offset of `wc_version`; `wc_sec` and `wc_nsec` are the next two words.
-const fn version_offset(layout: Width) -> u64 {
+const fn version_offset(layout: Width) -> usize {
     match layout {
-        Width::Bits64 => 0xc00,
-        Width::Bits32 => 0x900,
+        Width::Bits64 => offset_of!(SharedInfo, wc_version),
+        Width::Bits32 => offset_of!(SharedInfo32, wc_version),
     }
 }
 
 /// Words from `wc_version` to `wc_sec_hi`.
 const fn sec_hi_word(layout: Width) -> usize {
-    match layout {
-        Width::Bits64 => 3,        // 0xc0c
-        Width::Bits32 => 0x24 / 4, // 0x924
-    }
+    let offset = match layout {
+        Width::Bits64 => offset_of!(SharedInfo, wc_sec_hi),
+        Width::Bits32 => offset_of!(SharedInfo32, arch.wc_sec_hi),
+    };
+    (offset - version_offset(layout)) / WORD
 }
+
+const _: () = assert!(offset_of!(SharedInfo, wc_sec) == version_offset(Width::Bits64) + WORD);
+const _: () = assert!(offset_of!(SharedInfo32, wc_sec) == version_offset(Width::Bits32) + WORD);
 
 fn version_gpa(shared_info: GuestAddress, layout: Width) -> Result<GuestAddress, PageError> {
     let gpa = shared_info.raw_value();
     let unmapped = PageError::Unmapped { what: WHAT, gpa, len: 4096 };
-    shared_info.checked_add(version_offset(layout)).ok_or(unmapped)
+    shared_info.checked_add(version_offset(layout) as u64).ok_or(unmapped)
 }
 
 /// Publishes the wallclock epoch into the `shared_info` at `shared_info_gpa`.
@@ -51,7 +58,7 @@ pub fn publish_wallclock(
     let sec_hi = sec_hi_word(layout);
     let words = guest_words(mem, WHAT, version_gpa(shared_info_gpa, layout)?, sec_hi + 1)?;
     let values = [epoch.wc_sec(), epoch.nsec, epoch.wc_sec_hi()];
-    let written = write_versioned(words.word(0)?, words.at([1, 2, sec_hi])?, values);
+    let written = publish_versioned(words.word(0)?, words.at([1, 2, sec_hi])?, values);
     if written {
         words.mark_dirty(0, sec_hi + 1);
     }

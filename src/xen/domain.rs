@@ -21,7 +21,7 @@ use super::{Clock, Console, GrantTable, HvmParams, Platform};
 use crate::pages::GuestRamHandle;
 
 /// The most vCPUs of one domain, as of an HVM guest of Xen.
-pub(super) const MAX_VCPUS: u32 = 128;
+pub const MAX_VCPUS: u32 = 128;
 
 /// A range of guest-physical space as `XENMEM_memory_map` reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,7 +43,7 @@ mod vm_assist;
 pub use call::{Call, Hypercall, Outcome, Reply};
 pub use console::Console;
 pub use cpuid::CpuidEntry;
-pub use domain::{Domain, DomainConfig, DomainError, MemoryMapEntry};
+pub use domain::{Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry};
 pub use grant_table::GrantTable;
 pub use hvm_params::HvmParams;
 pub use hypercall_page::StubKind;

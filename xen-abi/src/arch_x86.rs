@@ -129,4 +129,4 @@ structs! {
     }
 }
 
-module!("arch_x86", "xen.h");
+module!("arch_x86", "arch-x86/xen.h");

@@ -10,8 +10,12 @@
 pub struct Errno(pub i32);
 
 macro_rules! errnos {
-    ($($w:ident { $($name:ident = $v:literal,)* })*) => {
+    ($($w:ident { $($name:ident = $v:literal,)* })*; aliases { $($alias:ident = $of:ident,)* }) => {
         impl Errno {
+            $(
+                #[doc = concat!("`XEN_", stringify!($alias), "`, the number of [`Errno::", stringify!($of), "`].")]
+                pub const $alias: Self = Self::$of;
+            )*
             $($(
                 #[doc = concat!("`XEN_", stringify!($name), "`.")]
                 pub const $name: Self = Self($v);
@@ -32,7 +36,12 @@ macro_rules! errnos {
             c_expr: concat!("XEN_", stringify!($name)),
             width: crate::layout::Width::$w,
             value: $v,
-        },)*)*];
+        },)*)* $(crate::layout::Number {
+            name: stringify!($alias),
+            c_expr: concat!("XEN_", stringify!($alias)),
+            width: crate::layout::Width::Both,
+            value: Errno::$of.0 as i128,
+        },)*];
     };
 }
 
@@ -91,14 +100,13 @@ errnos! {
         EINTR = 4,
         ERESTART = 85,
     }
+    ; aliases {
+        EWOULDBLOCK = EAGAIN,
+        EDEADLOCK = EDEADLK,
+    }
 }
 
 impl Errno {
-    /// `XEN_EWOULDBLOCK`, the same number as [`Errno::EAGAIN`].
-    pub const EWOULDBLOCK: Self = Self::EAGAIN;
-    /// `XEN_EDEADLOCK`, the same number as [`Errno::EDEADLK`].
-    pub const EDEADLOCK: Self = Self::EDEADLK;
-
     /// The negative number that the hypercall returns.
     ///
     /// Widened before the negation, so that no stored value overflows.

@@ -25,6 +25,8 @@ numbers! {
         GNTMAP_READONLY = 1 << 2 => "GNTMAP_readonly",
         GNTMAP_APPLICATION_MAP = 1 << 3 => "GNTMAP_application_map",
         GNTMAP_CONTAINS_PTE = 1 << 4 => "GNTMAP_contains_pte",
+        /// Bit number.
+        GNTMAP_GUEST_AVAIL0 = 16 => "_GNTMAP_guest_avail0",
         GNTMAP_GUEST_AVAIL_MASK = 0xffff_0000 => "GNTMAP_guest_avail_mask",
 
         GNTTAB_CACHE_CLEAN = 1 << 0 => "GNTTAB_CACHE_CLEAN",

@@ -27,14 +27,17 @@ pub mod grant_table;
 pub mod hvm_op;
 pub mod hvm_params;
 pub mod hvm_start_info;
+pub mod hvm_vcpu;
 pub mod hypercall;
 pub mod memory;
+pub mod nmi;
 pub mod physdev;
 pub mod sched;
 pub mod vcpu;
 pub mod version;
 pub mod vmclock;
 pub mod xen;
+pub mod xenbus;
 pub mod xs_wire;
 
 #[cfg(not(target_endian = "little"))]

@@ -54,6 +54,8 @@ numbers! {
         XENMEM_RESOURCE_VMTRACE_BUF = 2 => "XENMEM_resource_vmtrace_buf",
     }
     u64, Both {
+        /// The buffered ring; the synchronous one of page `n` is frame `1 + n`.
+        XENMEM_RESOURCE_IOREQ_SERVER_FRAME_BUFIOREQ = 0 => "XENMEM_resource_ioreq_server_frame_bufioreq",
         /// In `idx` with `XENMAPSPACE_GRANT_TABLE`: a status frame.
         XENMAPIDX_GRANT_TABLE_STATUS = 0x8000_0000 => "XENMAPIDX_grant_table_status",
     }

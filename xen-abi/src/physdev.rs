@@ -25,6 +25,8 @@ numbers! {
         PHYSDEVOP_PCI_DEVICE_REMOVE = 26 => "PHYSDEVOP_pci_device_remove",
         PHYSDEVOP_RESTORE_MSI_EXT = 27 => "PHYSDEVOP_restore_msi_ext",
         PHYSDEVOP_PIRQ_EOI_GMFN_V2 = 28 => "PHYSDEVOP_pirq_eoi_gmfn_v2",
+        /// The meaning of the plain name since Xen 4.2.
+        PHYSDEVOP_PIRQ_EOI_GMFN = 28 => "PHYSDEVOP_pirq_eoi_gmfn",
         PHYSDEVOP_DBGP_OP = 29 => "PHYSDEVOP_dbgp_op",
         PHYSDEVOP_PREPARE_MSIX = 30 => "PHYSDEVOP_prepare_msix",
         PHYSDEVOP_RELEASE_MSIX = 31 => "PHYSDEVOP_release_msix",

@@ -122,3 +122,33 @@ fn a_line_fills_its_page() {
     assert_eq!((page.tsc_timestamp, page.system_time), (123, 456));
     assert_eq!((page.mul, page.shift), (line.mul(), line.shift()));
 }
+
+/// The model check covers the order; this covers that guest memory is wired to
+/// the protocol. A mix of two publications has two different numbers in it.
+#[test]
+fn a_reader_on_another_thread_sees_whole_pages() {
+    const LAST: u32 = 20_000;
+    let mem = ram();
+    let numbered = |n: u32| TimeInfo {
+        tsc_timestamp: u64::from(n) << 32 | u64::from(n),
+        system_time: u64::from(n) << 32 | u64::from(n),
+        mul: n,
+        ..TimeInfo::default()
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 1..=LAST {
+                publish_time(&mem, PAGE, &numbered(n)).unwrap();
+            }
+        });
+        let mut newest = 0;
+        while newest < LAST {
+            if let Ok(seen) = read_time(&mem, PAGE) {
+                assert_eq!(seen, numbered(seen.mul));
+                assert!(seen.mul >= newest);
+                newest = seen.mul;
+            }
+        }
+    });
+    assert_eq!(read_time_version(&mem, PAGE), Ok(2 * LAST));
+}

@@ -1,0 +1,240 @@
+//! `kvm-xen demo`: a guest, and a table of how its clocks stand.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::args::DemoArgs;
+use super::evidence::{Report, Sample, agreement};
+use super::masterclock::MasterclockCounter;
+use super::run::{CliError, machine_config};
+use super::table::Table;
+use crate::host::{RealtimePair, read_realtime};
+use crate::vmm::demo_guest;
+use crate::vmm::exit::ExitReason;
+use crate::vmm::machine::{Console, Kernel, Machine, MachineReport};
+
+/// The wallclock of a Xen guest is a page that says UTC at system time 0; a
+/// guest reads it once at boot. A millisecond is far above what that loses and
+/// far below what anybody would notice.
+const WALLCLOCK_WITHIN_NS: i128 = 1_000_000;
+
+/// A report of the guest, and what the host's clocks said when it arrived.
+type Heard = (Report, RealtimePair);
+
+/// Collects the guest's reports from its console, and shows it if asked.
+#[derive(Clone)]
+struct Listener {
+    heard: Arc<Mutex<Vec<Heard>>>,
+    masterclock_at_init: Arc<Mutex<Option<usize>>>,
+    masterclock: Arc<std::io::Result<MasterclockCounter>>,
+    line: Vec<u8>,
+    verbose: bool,
+}
+
+impl Listener {
+    fn hear(&mut self, line: &[u8]) {
+        let text = String::from_utf8_lossy(line);
+        if self.verbose {
+            println!("    {}", text.trim_end());
+        }
+        let Some(report) = Report::parse(&text) else { return };
+        if matches!(report.topic.as_str(), "init" | "start") {
+            let count = self.masterclock.as_ref().as_ref().ok().and_then(|c| c.count().ok());
+            *self.masterclock_at_init.lock().unwrap_or_else(PoisonError::into_inner) = count;
+        }
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.push((report, read_realtime()));
+    }
+}
+
+impl Write for Listener {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        for byte in bytes {
+            if *byte == b'\n' {
+                let line = std::mem::take(&mut self.line);
+                self.hear(&line);
+            } else {
+                self.line.push(*byte);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+pub fn demo(args: &DemoArgs) -> Result<ExitCode, CliError> {
+    let linux = args.kernel.is_some();
+    let kernel = match &args.kernel {
+        Some(path) => Kernel::File(path.clone()),
+        None => Kernel::Embedded(demo_guest::CLOCK),
+    };
+    let mut config = machine_config(&args.machine, kernel)?;
+    config.initrd.clone_from(&args.initrd);
+    config.console = Console::Serial;
+    config.cmdline = if linux {
+        format!("console=ttyS0 quiet panic=-1 agent.seconds={}", args.seconds)
+    } else {
+        format!("seconds={}", args.seconds)
+    };
+    let listener = Listener {
+        heard: Arc::default(),
+        masterclock_at_init: Arc::default(),
+        masterclock: Arc::new(MasterclockCounter::start()),
+        line: Vec::new(),
+        verbose: args.verbose,
+    };
+    let machine = Machine::new(&config, Box::new(listener.clone()))?;
+    println!("Booting {} …", if linux { "Linux" } else { "the built-in clock guest" });
+    let report = machine.run()?;
+    let heard = listener.heard.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut table = Table::default();
+    table.check("end", &report.exit, report.exit == ExitReason::Poweroff);
+    table.tell("Xen version", format!("{}.{}", config.xen_version.0, config.xen_version.1));
+    table.tell("hypercalls", report.hypercalls);
+    table.tell("clock pages", if report.guarded.active { "guarded (KVM's)" } else { "owned" });
+    if linux {
+        linux_rows(&mut table, &report, &heard)
+    } else {
+        bare_rows(&mut table, &heard)
+    }
+    clock_rows(&mut table, &report, &listener, config.cpus);
+    print!("{table}");
+    if table.holds() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(CliError::Check("the demonstration shows a clock that is not right".to_owned()))
+}
+
+fn find<'a>(heard: &'a [Heard], topic: &str) -> Option<&'a Heard> {
+    heard.iter().find(|(report, _)| report.topic == topic)
+}
+
+/// What the bare-metal guest counted.
+fn bare_rows(table: &mut Table, heard: &[Heard]) {
+    let Some((report, pair)) = find(heard, "clock") else {
+        table.check("guest's report", "none", false);
+        return;
+    };
+    let zero = |table: &mut Table, name: &str, key: &str, unit: &str| match report.number(key) {
+        Some(value) => table.check(name, format!("{value}{unit}"), value == 0),
+        None => table.check(name, "not reported", false),
+    };
+    if let (Some(cpus), Some(reads)) = (report.number("cpus"), report.number("reads")) {
+        table.check("clock reads", format!("{reads} on {cpus} vCPUs"), reads > 0);
+    }
+    zero(table, "backward steps on a vCPU", "backward", "");
+    zero(table, "backward steps across vCPUs", "cross_backward", "");
+    zero(table, "from the published line", "max_error_ns", " ns");
+    zero(table, "page rewrites seen by the guest", "rewrites", "");
+    let wallclock = report.text("wallclock").and_then(|text| {
+        let (sec, nsec) = text.split_once('.')?;
+        Some(sec.parse::<i128>().ok()? * 1_000_000_000 + nsec.parse::<i128>().ok()?)
+    });
+    if let (Some(epoch_ns), Some(now)) = (wallclock, report.number("system_time_ns")) {
+        // The report took a moment to arrive: the guest's clock is read first.
+        let behind = pair.utc_ns - epoch_ns - i128::from(now);
+        table.check(
+            "wallclock behind the host",
+            format!("{} us, the time of the report included", behind / 1_000),
+            (0..1_000_000_000).contains(&behind),
+        );
+    }
+}
+
+/// What the agent in a Linux guest saw.
+fn linux_rows(table: &mut Table, report: &MachineReport, heard: &[Heard]) {
+    let text = |topic: &str, key: &str| {
+        find(heard, topic).and_then(|(report, _)| report.text(key)).unwrap_or("not reported")
+    };
+    table.tell("kernel", text("kernel", "release"));
+    let source = text("clocksource", "current");
+    table.check("clocksource", source, source == "xen");
+    let hypervisor = text("hypervisor", "type");
+    table.check("/sys/hypervisor/type", hypervisor, hypervisor == "xen");
+    for (name, key) in [
+        ("backward steps on a vCPU", "backward"),
+        ("backward steps across vCPUs", "cross_backward"),
+    ] {
+        let value = text("spin", key);
+        table.check(name, value, value == "0");
+    }
+    let samples: Vec<Sample> = heard
+        .iter()
+        .filter(|(report, _)| report.topic == "sample")
+        .filter_map(|(report, _)| {
+            Some(Sample {
+                before_tsc: report.number("before_tsc")?,
+                clock_ns: report.number("raw_ns")?,
+                after_tsc: report.number("after_tsc")?,
+            })
+        })
+        .collect();
+    match agreement(&report.line, &samples) {
+        Some(found) => table.check(
+            "guest clock against the exact line",
+            format!(
+                "{} ns off in {} samples (each to {} ns or more)",
+                found.strayed_ns, found.samples, found.resolution_ns
+            ),
+            found.strayed_ns == 0,
+        ),
+        None => table.check("guest clock against the exact line", "no samples", false),
+    }
+    match wallclock_error(report, heard) {
+        Some((error_ns, bracket_ns)) => table.check(
+            "wallclock against the host",
+            format!("{error_ns} ns (known to {bracket_ns} ns)"),
+            error_ns.abs() <= WALLCLOCK_WITHIN_NS + bracket_ns,
+        ),
+        None => table.check("wallclock against the host", "not reported", false),
+    }
+}
+
+/// Guest UTC minus host UTC at one guest TSC, and how well that is known.
+fn wallclock_error(report: &MachineReport, heard: &[Heard]) -> Option<(i128, i128)> {
+    let (said, pair) = find(heard, "realtime")?;
+    let (before, after) = (said.number("before_tsc")?, said.number("after_tsc")?);
+    let guest_ns = i128::from(said.number("realtime_ns")?);
+    let ns = |tsc: u64| i128::from(report.line.system_time_ns(tsc));
+    // The host's reading came later; system time tells by how much.
+    let elapsed = ns(report.guest_tsc.from_host(pair.host_tsc)) - ns(before.midpoint(after));
+    Some((guest_ns - (pair.utc_ns - elapsed), (ns(after) - ns(before)) / 2))
+}
+
+/// What the machine itself counted.
+fn clock_rows(table: &mut Table, report: &MachineReport, listener: &Listener, cpus: u32) {
+    let rewrites = report.clock_page_rewrites + report.guarded.rewrites;
+    table.check("clock page rewrites", rewrites, rewrites == 0);
+    if report.guarded.active {
+        let deviation = report.guarded.max_deviation_ns;
+        table.check("KVM's pages from the line", format!("{deviation} ns"), deviation == 0);
+    }
+    match listener.masterclock.as_ref() {
+        Ok(counter) => {
+            let at_init =
+                *listener.masterclock_at_init.lock().unwrap_or_else(PoisonError::into_inner);
+            match (at_init, counter.count()) {
+                (Some(at_init), Ok(total)) => {
+                    let later = total.saturating_sub(at_init);
+                    let most = usize::try_from(cpus).unwrap_or(usize::MAX);
+                    table.check(
+                        "KVM masterclock updates",
+                        format!("{at_init} while it was set up, {later} after"),
+                        at_init <= most && later == 0,
+                    );
+                }
+                _ => table.tell("KVM masterclock updates", "not counted"),
+            }
+        }
+        Err(error) => {
+            table.tell(
+                "KVM masterclock updates",
+                format!("not counted: no trace instance: {error}"),
+            );
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! `kvm-xen run`: a kernel as a Xen guest on this terminal.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::args::{ConsoleArg, HypercallsArg, MachineArgs, RunArgs};
+use crate::kvm::{HypercallMode, ProbeError};
+use crate::vmm::exit::ExitReason;
+use crate::vmm::machine::{Console, Kernel, Machine, MachineConfig, MachineError};
+use crate::vmm::memory::{MemorySizeError, parse_memory_size};
+
+/// Anything that ends the program with one line.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// `--memory`.
+    #[error("--memory: {0}")]
+    Memory(#[from] MemorySizeError),
+    /// `--cpus`.
+    #[error("--cpus {0:?}: give a whole number from 1 up")]
+    Cpus(String),
+    /// `--xen-version`.
+    #[error("--xen-version {0:?}: give MAJOR.MINOR from 4.0 to 4.20, such as 4.17")]
+    XenVersion(String),
+    /// The machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// KVM.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// What was shown is wrong.
+    #[error("{0}")]
+    Check(String),
+}
+
+impl CliError {
+    /// Whether the command line itself is at fault.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Memory(_) | Self::Cpus(_) | Self::XenVersion(_))
+            || matches!(self, Self::Machine(MachineError::Memory(_) | MachineError::Cpus { .. }))
+    }
+}
+
+/// The versions whose interface is the one emulated here.
+fn parse_xen_version(text: &str) -> Result<(u16, u16), CliError> {
+    let version = text
+        .split_once('.')
+        .and_then(|(major, minor)| Some((major.parse::<u16>().ok()?, minor.parse::<u16>().ok()?)));
+    match version {
+        Some((4, minor @ 0..=20)) => Ok((4, minor)),
+        _ => Err(CliError::XenVersion(text.to_owned())),
+    }
+}
+
+/// The machine that these arguments describe, without what it boots.
+pub fn machine_config(args: &MachineArgs, kernel: Kernel) -> Result<MachineConfig, CliError> {
+    Ok(MachineConfig {
+        kernel,
+        initrd: None,
+        modules: Vec::new(),
+        cmdline: String::new(),
+        memory: parse_memory_size(&args.memory)?,
+        cpus: args.cpus.parse().map_err(|_| CliError::Cpus(args.cpus.clone()))?,
+        clock: args.clock.into(),
+        hypercalls: match args.hypercalls {
+            HypercallsArg::Auto => None,
+            HypercallsArg::KvmXen => Some(HypercallMode::KvmXen),
+            HypercallsArg::PortIo => Some(HypercallMode::PortIo),
+        },
+        kvm_device: args.kvm_device.clone(),
+        xen_version: parse_xen_version(&args.xen_version)?,
+        console: Console::None,
+        input: false,
+    })
+}
+
+pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
+    let mut config = machine_config(&args.machine, Kernel::File(args.kernel.clone()))?;
+    config.initrd.clone_from(&args.initrd);
+    config.modules = args.module.iter().map(|module| split_module(module)).collect();
+    let (console, default) = match args.console {
+        ConsoleArg::Serial => (Console::Serial, "console=ttyS0 panic=-1"),
+        ConsoleArg::Hvc => (Console::Hvc, "console=hvc0 panic=-1"),
+        ConsoleArg::None => (Console::None, "panic=-1"),
+    };
+    config.console = console;
+    config.input = console != Console::None;
+    config.cmdline = args.cmdline.clone().unwrap_or_else(|| default.to_owned());
+    let report = Machine::new(&config, Box::new(std::io::stdout()))?.run()?;
+    if !matches!(report.exit, ExitReason::Poweroff | ExitReason::Reboot) {
+        eprintln!("kvm-xen: {}", report.exit);
+    }
+    Ok(ExitCode::from(report.exit.status()))
+}
+
+fn split_module(text: &str) -> (PathBuf, String) {
+    match text.split_once('=') {
+        Some((path, cmdline)) => (PathBuf::from(path), cmdline.to_owned()),
+        None => (PathBuf::from(text), String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xen_versions() {
+        assert_eq!(parse_xen_version("4.17").unwrap(), (4, 17));
+        for wrong in ["", "4", "4.", "4.x", "3.4", "4.21", "5.0", "4.17.1", "-4.1", "4.99999"] {
+            let error = parse_xen_version(wrong).unwrap_err();
+            assert!(error.is_usage());
+            assert!(error.to_string().contains(&format!("{wrong:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn modules_may_have_command_lines() {
+        assert_eq!(split_module("a"), (PathBuf::from("a"), String::new()));
+        assert_eq!(split_module("a=b c=d"), (PathBuf::from("a"), "b c=d".to_owned()));
+    }
+}

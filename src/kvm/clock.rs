@@ -1,0 +1,156 @@
+//! The domain's clock over KVM: host TSC to guest TSC, and the fixed line.
+
+use std::sync::OnceLock;
+
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::VcpuFd;
+
+use super::ioctls;
+use crate::clock::{SystemTimeLine, WallclockEpoch, wallclock_epoch};
+use crate::host::{host_tsc, read_realtime};
+use crate::xen::Clock;
+
+const MSR_IA32_TSC: u32 = 0x10;
+
+/// Guest TSC = host TSC + offset, modulo 2^64. Hardware scaling is not used:
+/// a guest gets its host's frequency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestTsc {
+    offset: u64,
+}
+
+/// Why the guest's TSC can not be known.
+#[derive(Debug, thiserror::Error)]
+pub enum OffsetError {
+    /// The TSC could not be read.
+    #[error("cannot read vCPU {vcpu}'s TSC: {error}")]
+    Read {
+        /// The vCPU.
+        vcpu: u32,
+        /// What KVM said.
+        error: vmm_sys_util::errno::Error,
+    },
+    /// KVM's attribute and the counter contradict each other.
+    #[error(
+        "vCPU {vcpu}'s TSC runs {measured:#x} from the host's, but KVM states an offset of {stated:#x}"
+    )]
+    Contradiction {
+        /// The vCPU.
+        vcpu: u32,
+        /// Measured difference in ticks, modulo 2^64.
+        measured: u64,
+        /// What KVM_VCPU_TSC_OFFSET says.
+        stated: u64,
+    },
+}
+
+impl GuestTsc {
+    /// A guest whose TSC is the host's plus `offset`, modulo 2^64.
+    pub fn with_offset(offset: u64) -> Self {
+        Self { offset }
+    }
+
+    /// The offset in ticks, modulo 2^64.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Finds a vCPU's offset. KVM states it exactly; a software KVM may state
+    /// an offset that it does not apply, so the counter itself is asked too.
+    ///
+    /// # Errors
+    /// Where the counter can not be read, or fits neither answer.
+    pub fn of_vcpu(vcpu: &VcpuFd, id: u32) -> Result<Self, OffsetError> {
+        let read = |error| OffsetError::Read { vcpu: id, error };
+        let stated = ioctls::vcpu_tsc_offset(vcpu).ok();
+        let entry = kvm_msr_entry { index: MSR_IA32_TSC, ..Default::default() };
+        let mut msrs = Msrs::from_entries(&[entry])
+            .map_err(|_| read(vmm_sys_util::errno::Error::new(libc::ENOMEM)))?;
+        let before = host_tsc();
+        let count = vcpu.get_msrs(&mut msrs).map_err(read)?;
+        if count != 1 {
+            return Err(read(vmm_sys_util::errno::Error::new(libc::ENOENT)));
+        }
+        let guest = msrs.as_slice().first().map_or(0, |entry| entry.data);
+        let measured = guest.wrapping_sub(before);
+        // An ioctl takes microseconds, or a scheduling delay; 2^32 ticks are
+        // more than a second of either, and less than any two offsets differ.
+        let fits = |offset: u64| measured.wrapping_sub(offset) < 1 << 32;
+        match stated {
+            Some(offset) if fits(offset) => Ok(Self { offset }),
+            _ if fits(0) => Ok(Self { offset: 0 }),
+            stated => {
+                Err(OffsetError::Contradiction { vcpu: id, measured, stated: stated.unwrap_or(0) })
+            }
+        }
+    }
+
+    /// The guest's TSC at a host TSC. Wraps as the hardware's addition does.
+    pub fn from_host(&self, host_tsc: u64) -> u64 {
+        host_tsc.wrapping_add(self.offset)
+    }
+
+    /// The guest's TSC now.
+    pub fn now(&self) -> u64 {
+        self.from_host(host_tsc())
+    }
+}
+
+/// The clock of one domain. The line is set once and never changes.
+#[derive(Debug)]
+pub struct KvmClock {
+    guest_tsc: GuestTsc,
+    line: SystemTimeLine,
+    guarded_line: OnceLock<SystemTimeLine>,
+}
+
+impl KvmClock {
+    /// A clock on this line.
+    pub fn new(guest_tsc: GuestTsc, line: SystemTimeLine) -> Self {
+        Self { guest_tsc, line, guarded_line: OnceLock::new() }
+    }
+
+    /// How the guest's TSC follows from the host's.
+    pub fn tsc(&self) -> GuestTsc {
+        self.guest_tsc
+    }
+
+    /// Takes over the line that KVM published, when KVM comes to own the pages.
+    /// Only the first call counts: it is the guest's line from then on.
+    pub fn adopt(&self, line: SystemTimeLine) -> SystemTimeLine {
+        *self.guarded_line.get_or_init(|| line)
+    }
+}
+
+impl Clock for KvmClock {
+    fn guest_tsc(&self) -> u64 {
+        self.guest_tsc.now()
+    }
+
+    fn line(&self) -> SystemTimeLine {
+        self.guarded_line.get().copied().unwrap_or(self.line)
+    }
+
+    fn wallclock_epoch(&self) -> WallclockEpoch {
+        let pair = read_realtime();
+        let system_time_ns = self.line().system_time_ns(self.guest_tsc.from_host(pair.host_tsc));
+        wallclock_epoch(pair.utc_ns, system_time_ns).unwrap_or_else(|error| {
+            // A host whose clock stands before 1970 has no epoch to give.
+            tracing::warn!(%error, "the guest's wallclock starts in 1970");
+            WallclockEpoch { sec: 0, nsec: 0 }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_wrap() {
+        let tsc = GuestTsc::with_offset(0u64.wrapping_sub(1_000));
+        assert_eq!(tsc.from_host(1_000), 0);
+        assert_eq!(tsc.from_host(1_001), 1);
+        assert_eq!(tsc.from_host(999), u64::MAX);
+    }
+}

@@ -1,0 +1,245 @@
+//! Guarded mode: KVM owns the clock pages, because only KVM can inject the
+//! VM-wide callback vector, and does so only for a vCPU whose VCPU_INFO it
+//! knows. Here its pages are registered, watched, and held against the line.
+//!
+//! SHARED_INFO and LONG_MODE stay unset: nothing of ours needs them, and up to
+//! Linux 7.2 setting them makes KVM update its masterclock.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvm_bindings::{
+    KVM_XEN_ATTR_TYPE_UPCALL_VECTOR, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO,
+    KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO, kvm_clock_data, kvm_xen_hvm_attr,
+    kvm_xen_hvm_attr__bindgen_ty_1, kvm_xen_vcpu_attr, kvm_xen_vcpu_attr__bindgen_ty_1,
+};
+use kvm_ioctls::{VcpuFd, VmFd};
+use vm_memory::{Address, GuestAddress};
+use xen_abi::errno::Errno;
+
+use super::ioctls::{xen_hvm_set_attr, xen_vcpu_set_attr};
+use super::{ClockMode, KvmClock};
+use crate::clock::SystemTimeLine;
+use crate::pages::{GuestRam, TimeInfo, read_time};
+use crate::xen::{Clock, PageOwner, VcpuArea};
+
+/// A GPA that takes a registration back (`KVM_XEN_INVALID_GPA`).
+const NOWHERE: u64 = u64::MAX;
+/// `time` in `struct vcpu_info`, the same in both layouts.
+const TIME_IN_VCPU_INFO: u64 = 32;
+/// A page further than this from the line is brought back. KVM_SET_CLOCK can
+/// not do better than the time that the call itself takes.
+const CORRECT_BEYOND_NS: u64 = 1_000;
+
+/// What KVM's clock pages have been doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GuardedReport {
+    /// Whether KVM owns the pages.
+    pub active: bool,
+    /// How often KVM changed a page's content after its first.
+    pub rewrites: u64,
+    /// The furthest that any page stood from the line, in nanoseconds.
+    pub max_deviation_ns: u64,
+    /// How often KVM's clock was set back onto the line.
+    pub corrections: u64,
+}
+
+#[derive(Debug, Default)]
+struct VcpuPages {
+    info: Option<GuestAddress>,
+    time: Option<GuestAddress>,
+    /// Registrations that wait for this vCPU's own thread: another thread would
+    /// block on KVM's vCPU mutex for as long as the guest runs.
+    pending: Vec<VcpuArea>,
+    seen: Option<TimeInfo>,
+}
+
+#[derive(Debug)]
+struct State {
+    vcpus: Vec<VcpuPages>,
+    report: GuardedReport,
+}
+
+/// The watch over KVM's pages; idle while the pages are ours.
+#[derive(Debug)]
+pub struct Guarded {
+    mode: ClockMode,
+    clock: Arc<KvmClock>,
+    /// Whether there is anything to watch, so that owned mode pays for a load
+    /// and not for a lock at each exit. Follows `State::report.active`.
+    active: AtomicBool,
+    state: Mutex<State>,
+}
+
+impl Guarded {
+    pub(super) fn new(mode: ClockMode, clock: Arc<KvmClock>, vcpus: usize) -> Self {
+        let active = mode == ClockMode::Guarded;
+        let report = GuardedReport { active, ..GuardedReport::default() };
+        let vcpus = std::iter::repeat_with(VcpuPages::default).take(vcpus).collect();
+        Self { mode, clock, active: active.into(), state: Mutex::new(State { vcpus, report }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has been seen so far.
+    pub fn report(&self) -> GuardedReport {
+        self.lock().report
+    }
+
+    /// Whether KVM owns the pages.
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn area_placed(
+        &self,
+        vcpu: u32,
+        area: VcpuArea,
+        gpa: Option<GuestAddress>,
+    ) -> PageOwner {
+        let mut state = self.lock();
+        let active = state.report.active;
+        if let Some(pages) = pages_of(&mut state.vcpus, vcpu) {
+            match area {
+                VcpuArea::VcpuInfo => pages.info = gpa,
+                VcpuArea::TimeInfo => pages.time = gpa,
+            }
+            if active {
+                pages.seen = None;
+                pages.pending.push(area);
+            }
+        }
+        if active { PageOwner::Kvm } else { PageOwner::Us }
+    }
+
+    /// Lets KVM inject the VM-wide vector; in `auto` this hands the pages over.
+    /// Returns the vCPUs that have something to register.
+    pub(super) fn callback_vector(&self, vm: &VmFd, vector: u8) -> Result<Vec<u32>, Errno> {
+        if self.mode == ClockMode::Owned {
+            tracing::warn!("the guest wants the VM-wide vector, which --clock owned can not give");
+            return Err(Errno::EINVAL);
+        }
+        let attr = kvm_xen_hvm_attr {
+            type_: low16(KVM_XEN_ATTR_TYPE_UPCALL_VECTOR),
+            pad: [0; 3],
+            u: kvm_xen_hvm_attr__bindgen_ty_1 { vector },
+        };
+        xen_hvm_set_attr(vm, &attr).map_err(|error| {
+            tracing::warn!(vector, %error, "KVM refused the VM-wide callback vector");
+            Errno::EINVAL
+        })?;
+        let mut state = self.lock();
+        if state.report.active {
+            return Ok(Vec::new());
+        }
+        state.report.active = true;
+        // Relaxed: the lock orders what it guards; a vCPU that sees the flag
+        // late is kicked for what waits for it.
+        self.active.store(true, Ordering::Relaxed);
+        // KVM's clock counts from another moment than our line; the guest has
+        // read ours already.
+        self.bring_back(vm);
+        let mut moved = Vec::new();
+        for (vcpu, pages) in (0u32..).zip(state.vcpus.iter_mut()) {
+            let placed = [(pages.info, VcpuArea::VcpuInfo), (pages.time, VcpuArea::TimeInfo)];
+            pages.pending.extend(placed.iter().filter(|(at, _)| at.is_some()).map(|(_, a)| *a));
+            if !pages.pending.is_empty() {
+                moved.push(vcpu);
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Sets KVM's clock to what the line says now.
+    fn bring_back(&self, vm: &VmFd) {
+        let clock = kvm_clock_data { clock: self.clock.system_time_ns(), ..Default::default() };
+        if let Err(error) = vm.set_clock(&clock) {
+            tracing::warn!(%error, "KVM's clock could not be set onto the line");
+        }
+    }
+
+    /// Registers what waits for this vCPU, on its own thread, before it enters.
+    ///
+    /// # Errors
+    /// KVM's refusal of an address; the guest then has no clock there.
+    pub(super) fn before_entry(
+        &self,
+        vcpu: u32,
+        fd: &VcpuFd,
+    ) -> Result<(), vmm_sys_util::errno::Error> {
+        if !self.is_active() {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        let Some(pages) = pages_of(&mut state.vcpus, vcpu) else { return Ok(()) };
+        for area in std::mem::take(&mut pages.pending) {
+            let (kind, at) = match area {
+                VcpuArea::VcpuInfo => (KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO, pages.info),
+                VcpuArea::TimeInfo => (KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO, pages.time),
+            };
+            let gpa = at.map_or(NOWHERE, |at| at.raw_value());
+            let attr = kvm_xen_vcpu_attr {
+                type_: low16(kind),
+                pad: [0; 3],
+                u: kvm_xen_vcpu_attr__bindgen_ty_1 { gpa },
+            };
+            xen_vcpu_set_attr(fd, &attr)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what KVM published for this vCPU and holds it against the line.
+    /// The first page becomes the line: from then on it must not move.
+    pub fn after_exit(&self, vcpu: u32, memory: &GuestRam, vm: &VmFd) {
+        let mut state = self.lock();
+        let State { vcpus, report } = &mut *state;
+        let Some(pages) = pages_of(vcpus, vcpu) else { return };
+        let Some(info) = pages.info.and_then(|at| at.checked_add(TIME_IN_VCPU_INFO)) else {
+            return;
+        };
+        // A page that KVM has not filled yet has a multiplier of 0.
+        let Ok(found) = read_time(memory, info) else { return };
+        if found.mul == 0 || pages.seen == Some(found) {
+            return;
+        }
+        if pages.seen.replace(found).is_some() {
+            report.rewrites += 1;
+        }
+        let published = SystemTimeLine::with_published(
+            self.clock.line().frequency(),
+            found.tsc_timestamp,
+            found.system_time,
+            found.mul,
+            found.shift,
+        );
+        let Ok(published) = published else {
+            tracing::warn!(vcpu, ?found, "KVM published a line that is none");
+            return;
+        };
+        let line = self.clock.adopt(published);
+        let deviation_ns = found.system_time.abs_diff(line.system_time_ns(found.tsc_timestamp));
+        report.max_deviation_ns = report.max_deviation_ns.max(deviation_ns);
+        if deviation_ns > CORRECT_BEYOND_NS {
+            report.corrections += 1;
+            tracing::warn!(
+                vcpu,
+                deviation_ns,
+                "KVM moved its clock; setting it back onto the line"
+            );
+            self.bring_back(vm);
+        }
+    }
+}
+
+fn pages_of(vcpus: &mut [VcpuPages], vcpu: u32) -> Option<&mut VcpuPages> {
+    vcpus.get_mut(usize::try_from(vcpu).ok()?)
+}
+
+/// Attribute types are `u32` constants for a `u16` field; all are below 10.
+#[expect(clippy::cast_possible_truncation, reason = "all attribute types are below 10")]
+const fn low16(kind: u32) -> u16 {
+    assert!(kind < 10);
+    kind as u16
+}

@@ -1,0 +1,24 @@
+//! The only room that calls KVM: what it offers, the order in which a Xen VM
+//! is made so that its clock is never disturbed, how hypercalls arrive and how
+//! upcalls leave.
+
+pub mod ioctls;
+
+mod clock;
+mod cpuid;
+mod guarded;
+mod hypercall;
+mod kick;
+mod platform;
+mod probe;
+mod timers;
+mod vm;
+
+pub use clock::{GuestTsc, KvmClock, OffsetError};
+pub use cpuid::guest_cpuid;
+pub use guarded::{Guarded, GuardedReport};
+pub use hypercall::{HypercallExit, PortIoStub, VcpuAccess};
+pub use kick::VcpuKicker;
+pub use platform::{ConsoleSink, KvmPlatform, PageBacker};
+pub use probe::{Capabilities, ClockMode, HypercallMode, KVM_DEVICE, ProbeError};
+pub use vm::{HYPERCALL_MSR, XenVm, XenVmConfig, XenVmError, add_memory};

@@ -1,0 +1,199 @@
+//! A KVM VM for a Xen guest, made in the order that leaves its clock alone.
+//!
+//! KVM takes a new masterclock snapshot, and stops every vCPU for it, whenever
+//! a TSC generation begins, SHARED_INFO is set (up to Linux 7.2) or the clock is
+//! set. So: the frequency first and for the whole VM, then all vCPUs at once so
+//! that they share the first one's TSC generation, then only a check that they
+//! do. Nothing is set afterwards.
+
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL, kvm_enable_cap,
+    kvm_userspace_memory_region, kvm_xen_hvm_config,
+};
+use kvm_ioctls::{
+    Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd,
+};
+use vm_memory::{
+    Address, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
+};
+use vmm_sys_util::errno::Error;
+
+use super::clock::{GuestTsc, OffsetError};
+use super::{HypercallMode, KvmClock, ioctls};
+use crate::clock::{FrequencyError, LineError, SystemTimeLine, TscFrequency};
+use crate::pages::GuestRam;
+
+/// The hypercall page MSR that CPUID leaf 2 names.
+pub const HYPERCALL_MSR: u32 = 0x4000_0000;
+/// Three pages for Intel's real mode, below the APICs.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+
+/// What a [`XenVm`] is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct XenVmConfig {
+    /// Number of vCPUs; their local APIC ids are 0 to `vcpus` - 1.
+    pub vcpus: u32,
+    /// How hypercalls arrive.
+    pub hypercalls: HypercallMode,
+}
+
+/// Why a VM could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum XenVmError {
+    /// A call to KVM failed.
+    #[error("{call} failed: {error}")]
+    Call {
+        /// Which call, with its argument.
+        call: String,
+        /// What KVM said.
+        error: Error,
+    },
+    /// The guest's TSC is unknown.
+    #[error(transparent)]
+    Offset(#[from] OffsetError),
+    /// The vCPUs' TSCs differ.
+    #[error(
+        "vCPU {vcpu} has a TSC offset of {offset:#x}, vCPU 0 one of {first:#x}: no one clock fits both"
+    )]
+    Unequal {
+        /// The vCPU.
+        vcpu: u32,
+        /// Its offset in ticks.
+        offset: u64,
+        /// That of vCPU 0.
+        first: u64,
+    },
+    /// The TSC's frequency is none.
+    #[error(transparent)]
+    Frequency(#[from] FrequencyError),
+    /// The TSC's frequency makes no line.
+    #[error(transparent)]
+    Line(#[from] LineError),
+}
+
+fn call(name: impl Into<String>) -> impl FnOnce(Error) -> XenVmError {
+    move |error| XenVmError::Call { call: name.into(), error }
+}
+
+/// A VM with all its vCPUs, not yet running, and the clock of its guest.
+pub struct XenVm {
+    /// The VM.
+    pub vm: Arc<VmFd>,
+    /// Its vCPUs in order.
+    pub vcpus: Vec<VcpuFd>,
+    /// The guest's clock.
+    pub clock: Arc<KvmClock>,
+    /// The TSC's frequency in kHz, the host's and the guest's.
+    pub tsc_khz: u32,
+}
+
+impl XenVm {
+    /// Makes the VM over `memory`, whose regions become slots 0 and up.
+    ///
+    /// # Errors
+    /// Where KVM refuses a step, or the vCPUs' TSCs are not one clock.
+    pub fn new(kvm: &Kvm, memory: &GuestRam, config: XenVmConfig) -> Result<Self, XenVmError> {
+        let vm = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
+        vm.set_tss_address(TSS_ADDRESS).map_err(call("KVM_SET_TSS_ADDR"))?;
+        vm.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
+        match config.hypercalls {
+            HypercallMode::KvmXen => intercept_hypercalls(&vm)?,
+            HypercallMode::PortIo => exit_on_hypercall_msr(&vm)?,
+        }
+        for (slot, region) in (0u32..).zip(memory.iter()) {
+            add_memory(&vm, slot, region)?;
+        }
+        let vcpus = (0..config.vcpus)
+            .map(|id| vm.create_vcpu(u64::from(id)).map_err(call(format!("KVM_CREATE_VCPU {id}"))))
+            .collect::<Result<Vec<_>, _>>()?;
+        let guest_tsc = common_tsc(&vcpus)?;
+        let tsc_khz = vcpus
+            .first()
+            .map_or_else(|| Err(Error::new(libc::EINVAL)), VcpuFd::get_tsc_khz)
+            .map_err(call("KVM_GET_TSC_KHZ"))?;
+        // System time starts at 0 now, and is that function of the TSC for ever.
+        let frequency = TscFrequency::from_khz(u64::from(tsc_khz))?;
+        let line = SystemTimeLine::new_keeping_linux_khz(frequency, guest_tsc.now(), 0)?;
+        let clock = Arc::new(KvmClock::new(guest_tsc, line));
+        Ok(Self { vm: Arc::new(vm), vcpus, clock, tsc_khz })
+    }
+}
+
+fn intercept_hypercalls(vm: &VmFd) -> Result<(), XenVmError> {
+    let config = kvm_xen_hvm_config {
+        flags: KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL,
+        msr: HYPERCALL_MSR,
+        ..Default::default()
+    };
+    ioctls::xen_hvm_config(vm, &config).map_err(call("KVM_XEN_HVM_CONFIG"))
+}
+
+/// Makes writes of the hypercall page MSR, which no KVM without Xen knows,
+/// exit to us.
+fn exit_on_hypercall_msr(vm: &VmFd) -> Result<(), XenVmError> {
+    let reasons = MsrExitReason::Filter | MsrExitReason::Unknown | MsrExitReason::Inval;
+    let cap = kvm_enable_cap {
+        cap: KVM_CAP_X86_USER_SPACE_MSR,
+        args: [u64::from(reasons.bits()), 0, 0, 0],
+        ..Default::default()
+    };
+    vm.enable_cap(&cap).map_err(call("KVM_ENABLE_CAP KVM_CAP_X86_USER_SPACE_MSR"))?;
+    let range = MsrFilterRange {
+        flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+        base: HYPERCALL_MSR,
+        msr_count: 1,
+        bitmap: &[0],
+    };
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &[range])
+        .map_err(call("KVM_X86_SET_MSR_FILTER"))
+}
+
+/// Gives the VM one region of memory.
+///
+/// # Errors
+/// KVM's refusal: overlapping slots, too many, or no host memory.
+#[expect(unsafe_code, reason = "KVM is given the address of host memory")]
+pub fn add_memory<B: vm_memory::bitmap::Bitmap>(
+    vm: &VmFd,
+    slot: u32,
+    region: &GuestRegionMmap<B>,
+) -> Result<(), XenVmError> {
+    let host = region
+        .get_host_address(MemoryRegionAddress(0))
+        .map_err(|_| call("memory slot")(Error::new(libc::EFAULT)))?;
+    let slot = kvm_userspace_memory_region {
+        slot,
+        flags: 0,
+        guest_phys_addr: region.start_addr().raw_value(),
+        memory_size: region.len(),
+        userspace_addr: host as u64,
+    };
+    // SAFETY: the range is that of an mmap region of guest memory, which is
+    // shared with the VM by reference count and outlives it.
+    unsafe { vm.set_user_memory_region(slot) }.map_err(call(format!(
+        "KVM_SET_USER_MEMORY_REGION {:#x}+{:#x}",
+        slot.guest_phys_addr, slot.memory_size
+    )))
+}
+
+/// The one offset of all vCPUs. KVM gives vCPUs that are created together the
+/// same; only where it did not are the others set to the first one's.
+fn common_tsc(vcpus: &[VcpuFd]) -> Result<GuestTsc, XenVmError> {
+    let mut common: Option<GuestTsc> = None;
+    for (id, vcpu) in (0u32..).zip(vcpus) {
+        let mut tsc = GuestTsc::of_vcpu(vcpu, id)?;
+        let first = *common.get_or_insert(tsc);
+        if tsc != first {
+            ioctls::vcpu_set_tsc_offset(vcpu, first.offset())
+                .map_err(call(format!("setting the TSC offset of vCPU {id}")))?;
+            tsc = GuestTsc::of_vcpu(vcpu, id)?;
+        }
+        if tsc != first {
+            let (offset, first) = (tsc.offset(), first.offset());
+            return Err(XenVmError::Unequal { vcpu: id, offset, first });
+        }
+    }
+    Ok(common.unwrap_or(GuestTsc::with_offset(0)))
+}

@@ -1,0 +1,125 @@
+//! Unpacks the payload of a bzImage.
+//!
+//! The kernel's build appends the unpacked size, 4 bytes little-endian, to
+//! every payload; gzip's own trailer ends in the same number. So the output is
+//! allocated once, and a payload that gives more or less is refused.
+
+use super::LoadError;
+use super::error::hex_start;
+use super::source::to_usize;
+use std::fmt;
+use std::io::Read;
+
+/// How a payload is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// LZ4, legacy frame.
+    Lz4,
+    /// Zstandard.
+    Zstd,
+    /// xz with the x86 branch filter.
+    Xz,
+    /// gzip.
+    Gzip,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lz4 => "LZ4",
+            Self::Zstd => "zstd",
+            Self::Xz => "xz",
+            Self::Gzip => "gzip",
+        })
+    }
+}
+
+impl Compression {
+    fn detect(payload: &[u8]) -> Option<Self> {
+        match payload {
+            [0x02, 0x21, 0x4c, 0x18, ..] => Some(Self::Lz4),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            _ => None,
+        }
+    }
+}
+
+/// Bytes of the size that ends every payload.
+const SIZE_BYTES: usize = 4;
+/// Unpacked bytes of every LZ4 block but the last.
+const LZ4_BLOCK: usize = 8 << 20;
+/// The kernel is packed with windows of up to 128 MiB (`zstd --ultra -22`).
+const ZSTD_WINDOW: u64 = 128 << 20;
+
+/// Unpacks `payload` into at most `limit` bytes.
+pub(super) fn unpack(payload: &[u8], limit: u64) -> Result<(Vec<u8>, Compression), LoadError> {
+    let compression = Compression::detect(payload)
+        .ok_or_else(|| LoadError::UnknownCompression(hex_start(payload)))?;
+    let damaged = |reason: String| LoadError::Decompress { compression, reason };
+    let Some((packed, size)) = payload.split_last_chunk::<SIZE_BYTES>() else {
+        return Err(damaged(format!("it has only {} bytes", payload.len())));
+    };
+    let size = u64::from(u32::from_le_bytes(*size));
+    if size > limit {
+        return Err(LoadError::PayloadTooLarge { size, limit });
+    }
+    let mut output = vec![0; to_usize(size)];
+    let written = match compression {
+        Compression::Lz4 => unpack_lz4(packed, &mut output),
+        Compression::Zstd => unpack_zstd(packed, &mut output),
+        Compression::Xz => read_all(lzma_rust2::XzReader::new(packed, false), &mut output),
+        // The size is part of the gzip format itself.
+        Compression::Gzip => read_all(flate2::read::GzDecoder::new(payload), &mut output),
+    }
+    .map_err(&damaged)?;
+    if written != output.len() {
+        return Err(damaged(format!("it unpacks to {written} bytes, its trailer says {size}")));
+    }
+    Ok((output, compression))
+}
+
+/// Legacy frame: a magic, then blocks, each with its packed size in front. All
+/// but the last unpack to [`LZ4_BLOCK`] bytes.
+fn unpack_lz4(packed: &[u8], output: &mut [u8]) -> Result<usize, String> {
+    let mut rest = packed.get(4..).unwrap_or_default();
+    let mut chunks = output.chunks_mut(LZ4_BLOCK);
+    let mut written = 0;
+    while let Some((size, tail)) = rest.split_first_chunk::<4>() {
+        let size = u32::from_le_bytes(*size);
+        let block = usize::try_from(size).ok().and_then(|s| tail.split_at_checked(s));
+        let (block, tail) = block
+            .ok_or_else(|| format!("a block of {size} bytes, only {} are left", tail.len()))?;
+        let chunk = chunks.next().ok_or("more blocks than its size allows")?;
+        let count = lz4_flex::block::decompress_into(block, chunk).map_err(|e| e.to_string())?;
+        written += count;
+        if count < chunk.len() {
+            return Ok(written);
+        }
+        rest = tail;
+    }
+    Ok(written)
+}
+
+fn unpack_zstd(packed: &[u8], output: &mut [u8]) -> Result<usize, String> {
+    let mut decoder = ruzstd::decoding::FrameDecoder::new();
+    decoder.set_max_window_size(ZSTD_WINDOW);
+    decoder.decode_all(packed, output).map_err(|e| e.to_string())
+}
+
+/// Reads until `output` is full, and then that nothing follows.
+fn read_all(mut reader: impl Read, output: &mut [u8]) -> Result<usize, String> {
+    let mut written = 0;
+    while let Some(free) = output.get_mut(written..).filter(|free| !free.is_empty()) {
+        match reader.read(free).map_err(|e| e.to_string())? {
+            0 => return Ok(written),
+            count => written += count,
+        }
+    }
+    // Also makes the reader check the trailing checksum.
+    match reader.read(&mut [0]).map_err(|e| e.to_string())? {
+        0 => Ok(written),
+        _ => Err("it unpacks to more than its trailer says".to_owned()),
+    }
+}

@@ -1,0 +1,448 @@
+//! The machine: everything wired together, from files to the guest's end.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use vm_memory::{Address, GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestRegionMmap};
+use vmm_sys_util::eventfd::EventFd;
+use xen_abi::cpuid::XEN_CPUID_FIRST_LEAF;
+use xen_abi::errno::Errno;
+
+use super::acpi::{self, AcpiConfig};
+use super::boot::{BootConfig, BootError, PVH_MSRS, prepare_boot, pvh_regs, pvh_sregs};
+use super::devices::PortDevices;
+use super::exit::{ExitLatch, ExitReason};
+use super::loader::{FileSource, ModuleSource};
+use super::memory::{self, CONSOLE_PFN, MemoryError, MemoryLayout, MemoryOptions, PAGE_SIZE};
+use super::output::{ConsoleOutput, ConsoleWriter};
+use super::vcpu::{self, Shared};
+use crate::clock::SystemTimeLine;
+use crate::kvm::{
+    Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmPlatform, ProbeError,
+    XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid,
+};
+use crate::pages::{GuestRam, GuestRamHandle};
+use crate::xen::{Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, cpuid};
+
+/// What a machine boots.
+#[derive(Clone, Debug)]
+pub enum Kernel {
+    /// A file.
+    File(PathBuf),
+    /// A guest that is built in.
+    Embedded(&'static [u8]),
+}
+
+/// Which console the caller's terminal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// ttyS0.
+    Serial,
+    /// hvc0.
+    Hvc,
+    /// Neither: output is dropped.
+    None,
+}
+
+/// A machine's parts and settings.
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Its initial ramdisk.
+    pub initrd: Option<PathBuf>,
+    /// Further modules with their command lines.
+    pub modules: Vec<(PathBuf, String)>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Who writes the clock pages.
+    pub clock: ClockMode,
+    /// How hypercalls arrive; `None` takes what works.
+    pub hypercalls: Option<HypercallMode>,
+    /// KVM's device.
+    pub kvm_device: PathBuf,
+    /// The Xen version shown, major and minor.
+    pub xen_version: (u16, u16),
+    /// The console that is printed and typed into.
+    pub console: Console,
+    /// Whether standard input is typed into that console.
+    pub input: bool,
+}
+
+/// Why a machine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// KVM does not offer what is needed.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Kernel, modules, command line or tables.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The VM.
+    #[error(transparent)]
+    Vm(#[from] XenVmError),
+    /// The emulated hypervisor.
+    #[error(transparent)]
+    Domain(#[from] DomainError),
+    /// The number of vCPUs.
+    #[error("{cpus} vCPUs: a guest here has 1 to {most}; give --cpus a number in between")]
+    Cpus {
+        /// Asked for.
+        cpus: u32,
+        /// The most.
+        most: u32,
+    },
+    /// A call for one vCPU failed.
+    #[error("{what} for vCPU {vcpu} failed: {error}")]
+    Vcpu {
+        /// What was done.
+        what: &'static str,
+        /// The vCPU.
+        vcpu: u32,
+        /// What KVM said.
+        error: vmm_sys_util::errno::Error,
+    },
+    /// Something of the host.
+    #[error("{what}: {error}")]
+    Host {
+        /// What was done.
+        what: &'static str,
+        /// What the host said.
+        error: std::io::Error,
+    },
+}
+
+fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> MachineError {
+    move |error| MachineError::Host { what, error }
+}
+
+/// What is known of a machine after its end.
+#[derive(Clone, Debug)]
+pub struct MachineReport {
+    /// Why it ended.
+    pub exit: ExitReason,
+    /// The guest's clock: guest TSC to system time.
+    pub line: SystemTimeLine,
+    /// Host TSC to guest TSC.
+    pub guest_tsc: GuestTsc,
+    /// Clock pages written again after their first time, by us.
+    pub clock_page_rewrites: u64,
+    /// What KVM did to the pages it owned.
+    pub guarded: GuardedReport,
+    /// How hypercalls arrived.
+    pub hypercalls: HypercallMode,
+}
+
+/// A machine that is ready to run.
+pub struct Machine {
+    shared: Arc<Shared>,
+    vcpus: Vec<VcpuFd>,
+    clock: Arc<crate::kvm::KvmClock>,
+    hypercalls: HypercallMode,
+    input: bool,
+    console: Console,
+    writers: Vec<ConsoleWriter>,
+}
+
+impl Machine {
+    /// Makes a machine that prints its console to `sink`.
+    ///
+    /// # Errors
+    /// One line of what is wrong, with the value and the remedy. Nothing is
+    /// left behind.
+    pub fn new(config: &MachineConfig, sink: Box<dyn Write + Send>) -> Result<Self, MachineError> {
+        // What needs no KVM is checked first: its errors are the same everywhere.
+        check_cpus(config.cpus, MAX_VCPUS)?;
+        let (layout, ram) = make_memory(config.memory)?;
+        let boot = load(&ram, &layout, config)?;
+        let (kvm, caps) = Capabilities::probe(&config.kvm_device)?;
+        check_cpus(config.cpus, caps.max_vcpus.min(MAX_VCPUS))?;
+        let hypercalls = match config.hypercalls {
+            Some(mode) => caps.check_hypercalls(mode).map(|()| mode)?,
+            None => caps.pick_hypercalls()?,
+        };
+        if config.clock == ClockMode::Guarded {
+            caps.check_guarded()?;
+        }
+        let vm = XenVm::new(&kvm, &ram, XenVmConfig { vcpus: config.cpus, hypercalls })?;
+        let memory = GuestRamHandle::new(ram);
+
+        let (output, writer) = ConsoleOutput::start(sink).map_err(host("a console thread"))?;
+        let (dropped, drop_writer) =
+            ConsoleOutput::start(Box::new(std::io::sink())).map_err(host("a console thread"))?;
+        let to = |console: Console| {
+            if config.console == console { output.clone() } else { dropped.clone() }
+        };
+        let hvc = to(Console::Hvc);
+        let platform = Arc::new(KvmPlatform::new(
+            Arc::clone(&vm.vm),
+            Arc::clone(&vm.clock),
+            config.cpus,
+            config.clock,
+            Box::new(move |bytes| hvc.push(bytes)),
+            page_backer(Arc::clone(&vm.vm), memory.clone()),
+        ));
+        let domain_config = domain_config(config, &vm, &boot);
+        let domain = Arc::new(Domain::new(
+            domain_config.clone(),
+            memory,
+            Arc::clone(&vm.clock) as Arc<dyn Clock>,
+            Arc::clone(&platform) as Arc<dyn crate::xen::Platform>,
+        )?);
+        domain.attach_console().map_err(|errno| MachineError::Host {
+            what: "the console's event channel",
+            error: std::io::Error::from_raw_os_error(errno.0),
+        })?;
+        set_up_vcpus(&kvm, &vm, &domain_config, &boot)?;
+
+        let line = EventFd::new(libc::EFD_NONBLOCK).map_err(host("an eventfd"))?;
+        vm.vm.register_irqfd(&line, acpi::COM1_GSI).map_err(|error| {
+            host("the serial port's interrupt")(std::io::Error::from_raw_os_error(error.errno()))
+        })?;
+        let devices = PortDevices::new(line, to(Console::Serial), to(Console::Hvc));
+        platform.start(&domain).map_err(host("the timer thread"))?;
+        let XenVm { vm, vcpus, clock, .. } = vm;
+        let exit = ExitLatch::default();
+        Ok(Self {
+            shared: Arc::new(Shared { domain, platform, vm, devices, exit }),
+            vcpus,
+            clock,
+            hypercalls,
+            input: config.input,
+            console: config.console,
+            writers: vec![writer, drop_writer],
+        })
+    }
+
+    /// Runs the guest to its end.
+    ///
+    /// # Errors
+    /// Where a thread can not be made; the guest then has not run.
+    pub fn run(self) -> Result<MachineReport, MachineError> {
+        let mut threads = Vec::new();
+        for (id, fd) in (0u32..).zip(self.vcpus) {
+            let shared = Arc::clone(&self.shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu{id}"))
+                .spawn(move || vcpu::run(id, fd, &shared));
+            match thread {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    self.shared.end(ExitReason::Failed(error.to_string()));
+                    threads.into_iter().for_each(|thread| drop(thread.join()));
+                    return Err(host("a vCPU thread")(error));
+                }
+            }
+        }
+        if self.input {
+            spawn_input(&self.shared, self.console).map_err(host("an input thread"))?;
+        }
+        let exit = self.shared.exit.wait();
+        for thread in threads {
+            // A vCPU that had just gone back into the guest may have missed the
+            // first kick's flag; the thread's own check ends it all the same.
+            if thread.join().is_err() {
+                tracing::error!("a vCPU thread panicked");
+            }
+        }
+        self.shared.platform.stop();
+        self.writers.into_iter().for_each(ConsoleWriter::finish);
+        Ok(MachineReport {
+            exit,
+            line: self.clock.line(),
+            guest_tsc: self.clock.tsc(),
+            clock_page_rewrites: self.shared.domain.clock_page_rewrites(),
+            guarded: self.shared.platform.guarded().report(),
+            hypercalls: self.hypercalls,
+        })
+    }
+
+    /// The guest, for whoever watches it while it runs.
+    pub fn domain(&self) -> Arc<Domain> {
+        Arc::clone(&self.shared.domain)
+    }
+}
+
+fn check_cpus(cpus: u32, most: u32) -> Result<(), MachineError> {
+    if (1..=most).contains(&cpus) {
+        return Ok(());
+    }
+    Err(MachineError::Cpus { cpus, most })
+}
+
+fn make_memory(size: u64) -> Result<(MemoryLayout, GuestRam), MachineError> {
+    let layout = match memory::host_memory() {
+        Some(host) => MemoryLayout::for_host(size, host)?,
+        None => MemoryLayout::new(size)?,
+    };
+    let ram = layout.create(MemoryOptions::default())?;
+    Ok((layout, ram))
+}
+
+/// What is left to do with a loaded guest.
+struct Loaded {
+    entry: u32,
+    start_info: u32,
+    memory_map: Vec<MemoryMapEntry>,
+}
+
+fn load(
+    ram: &GuestRam,
+    layout: &MemoryLayout,
+    config: &MachineConfig,
+) -> Result<Loaded, MachineError> {
+    let modules: Vec<ModuleSource<'_>> = config
+        .modules
+        .iter()
+        .map(|(path, cmdline)| ModuleSource { source: FileSource::Path(path), cmdline })
+        .collect();
+    let kernel = match &config.kernel {
+        Kernel::File(path) => FileSource::Path(path),
+        Kernel::Embedded(bytes) => FileSource::Bytes(bytes),
+    };
+    let boot = BootConfig {
+        kernel,
+        initrd: config.initrd.as_deref().map(FileSource::Path),
+        modules: &modules,
+        cmdline: &config.cmdline,
+        acpi: AcpiConfig { cpus: config.cpus, devices: &[] },
+    };
+    let boot = prepare_boot(ram, layout, &boot)?;
+    let memory_map = boot
+        .memory_map
+        .iter()
+        .map(|entry| MemoryMapEntry { addr: entry.addr, size: entry.size, kind: entry.kind as u32 })
+        .collect();
+    Ok(Loaded { entry: boot.entry, start_info: boot.start_info, memory_map })
+}
+
+fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainConfig {
+    DomainConfig {
+        vcpus: config.cpus,
+        domain_id: 1,
+        uuid: random_uuid(),
+        xen_version: config.xen_version,
+        memory_map: boot.memory_map.clone(),
+        upcall_vector: config.clock != ClockMode::Guarded,
+        host_tsc_khz: vm.tsc_khz,
+        console_page: Some(GuestAddress(CONSOLE_PFN * PAGE_SIZE)),
+    }
+}
+
+/// A version 4 UUID; all zeroes where the host has no randomness.
+fn random_uuid() -> [u8; 16] {
+    let mut uuid = [0; 16];
+    let filled =
+        std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut uuid));
+    if let Err(error) = filled {
+        tracing::warn!(%error, "the guest's UUID is all zeroes");
+    }
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}
+
+/// CPUID, registers and MSRs of every vCPU. The others wait for INIT and SIPI.
+fn set_up_vcpus(
+    kvm: &Kvm,
+    vm: &XenVm,
+    config: &DomainConfig,
+    boot: &Loaded,
+) -> Result<(), MachineError> {
+    let count = config.vcpus;
+    for (id, fd) in (0u32..).zip(&vm.vcpus) {
+        let failed = |what| move |error| MachineError::Vcpu { what, vcpu: id, error };
+        let xen = cpuid::leaves(
+            config,
+            &vm.clock.line(),
+            id,
+            XEN_CPUID_FIRST_LEAF,
+            vm.clock.tsc().offset(),
+        );
+        let leaves = guest_cpuid(kvm, id, count, &xen).map_err(failed("reading CPUID"))?;
+        fd.set_cpuid2(&leaves).map_err(failed("setting CPUID"))?;
+        let entries: Vec<kvm_msr_entry> = PVH_MSRS
+            .iter()
+            .map(|&(index, data)| kvm_msr_entry { index, data, ..Default::default() })
+            .collect();
+        // A software KVM may know none of these; Linux only loses page attributes.
+        if let Ok(msrs) = Msrs::from_entries(&entries) {
+            fd.set_msrs(&msrs).map_err(failed("setting MSRs"))?;
+        }
+        if id == 0 {
+            let sregs = fd.get_sregs().map_err(failed("reading registers"))?;
+            fd.set_sregs(&pvh_sregs(&sregs)).map_err(failed("setting system registers"))?;
+            fd.set_regs(&pvh_regs(boot.entry, boot.start_info))
+                .map_err(failed("setting registers"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Backs single pages beyond RAM, each with a region and a slot of its own.
+fn page_backer(vm: Arc<VmFd>, memory: GuestRamHandle) -> crate::kvm::PageBacker {
+    /// Grant frames, status frames and shared_info, with room to spare.
+    const MOST_PAGES: u32 = 256;
+    let first_slot = u32::try_from(memory.memory().num_regions()).unwrap_or(u32::MAX / 2);
+    let taken = AtomicU32::new(0);
+    Box::new(move |gpa| {
+        // Relaxed: the count orders nothing, it only has to be unique.
+        let number = taken.fetch_add(1, Ordering::Relaxed);
+        if number >= MOST_PAGES {
+            taken.store(MOST_PAGES, Ordering::Relaxed);
+            return Err(Errno::ENOMEM);
+        }
+        let lock = memory.lock().map_err(|_| Errno::ENOMEM)?;
+        let page = GuestAddress(gpa.raw_value() & !(PAGE_SIZE - 1));
+        let size = usize::try_from(PAGE_SIZE).map_err(|_| Errno::ENOMEM)?;
+        let region = GuestRegionMmap::from_range(page, size, None).map_err(|_| Errno::EINVAL)?;
+        let region = Arc::new(region);
+        let grown =
+            memory.memory().insert_region(Arc::clone(&region)).map_err(|_| Errno::EINVAL)?;
+        add_memory(&vm, first_slot + number, &region).map_err(|error| {
+            tracing::warn!(%error, "a page of the guest could not be backed");
+            Errno::EINVAL
+        })?;
+        lock.replace(grown);
+        Ok(())
+    })
+}
+
+/// Types standard input into the console until it ends. The thread is left
+/// behind at the machine's end: a blocking read can not be called off.
+fn spawn_input(shared: &Arc<Shared>, console: Console) -> std::io::Result<()> {
+    let shared = Arc::downgrade(shared);
+    let raw = std::io::stdin().is_terminal();
+    std::thread::Builder::new().name("input".to_owned()).spawn(move || {
+        let mut buffer = [0; 64];
+        let mut stdin = std::io::stdin().lock();
+        while let Ok(count @ 1..) = stdin.read(&mut buffer) {
+            let mut rest = buffer.get(..count).unwrap_or_default();
+            while !rest.is_empty() {
+                let Some(shared) = shared.upgrade() else { return };
+                let taken = match console {
+                    Console::Serial => shared.devices.type_in(rest),
+                    Console::Hvc => shared.domain.console_input(rest),
+                    Console::None => rest.len(),
+                };
+                rest = rest.get(taken..).unwrap_or_default();
+                if taken == 0 {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            }
+        }
+        tracing::debug!(raw, "end of standard input");
+    })?;
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! One vCPU's thread: into the guest, out again, and what each exit wants.
+
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use vm_memory::GuestAddress;
+use xen_abi::sched::{
+    SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SUSPEND, SHUTDOWN_WATCHDOG,
+};
+
+use super::devices::{PortDevices, PortEffect};
+use super::exit::{ExitLatch, ExitReason};
+use crate::kvm::{HYPERCALL_MSR, HypercallExit, KvmPlatform, PortIoStub, VcpuAccess};
+use crate::pages::Width;
+use crate::xen::hypercall_page::StubKind;
+use crate::xen::{Domain, Hypercall, Outcome};
+
+/// The port that hypercall page stubs write to where KVM does not intercept.
+/// Nothing of a PC answers there.
+pub const HYPERCALL_PORT: u8 = 0xe4;
+
+/// What all vCPU threads of a machine share.
+pub struct Shared {
+    /// The guest.
+    pub domain: Arc<Domain>,
+    /// Its machine.
+    pub platform: Arc<KvmPlatform>,
+    /// The VM.
+    pub vm: Arc<VmFd>,
+    /// Devices behind ports.
+    pub devices: PortDevices,
+    /// How the machine ends.
+    pub exit: ExitLatch,
+}
+
+impl Shared {
+    /// Ends the machine and calls every vCPU out of the guest.
+    pub fn end(&self, reason: ExitReason) {
+        self.exit.end(reason);
+        (0..).map_while(|vcpu| self.platform.kicker(vcpu)).for_each(|kicker| kicker.kick());
+    }
+}
+
+/// Why a vCPU came out, with what must outlive the borrow of its exit.
+enum Event {
+    Nothing,
+    Hypercall(Hypercall, Arrival),
+    End(ExitReason),
+}
+
+#[derive(Clone, Copy)]
+enum Arrival {
+    KvmXen,
+    PortIo,
+}
+
+/// Runs vCPU `id` on the calling thread until the machine ends.
+pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
+    let Some(kicker) = shared.platform.kicker(id) else { return };
+    if let Err(error) = kicker.enter(&mut fd) {
+        shared.end(ExitReason::Failed(format!("vCPU {id}: no signal handler: {error}")));
+        return;
+    }
+    while !shared.exit.is_ending() {
+        shared.domain.before_entry(id);
+        if let Err(error) = shared.platform.before_entry(id, &fd) {
+            shared.end(ExitReason::Failed(format!("vCPU {id}: KVM took no clock page: {error}")));
+            break;
+        }
+        let event = enter(id, &mut fd, shared);
+        if shared.platform.guarded().is_active() {
+            shared.platform.guarded().after_exit(id, &shared.domain.memory(), &shared.vm);
+        }
+        match event {
+            Event::Nothing => {}
+            Event::Hypercall(call, arrival) => hypercall(id, &mut fd, shared, &call, arrival),
+            Event::End(reason) => shared.end(located(reason, &fd)),
+        }
+    }
+    kicker.leave();
+}
+
+/// Adds to a crash where the guest stood.
+fn located(reason: ExitReason, fd: &VcpuFd) -> ExitReason {
+    match (reason, fd.get_regs()) {
+        (ExitReason::Crash(how), Ok(regs)) => {
+            ExitReason::Crash(format!("{how} at RIP {:#x}", regs.rip))
+        }
+        (reason, _) => reason,
+    }
+}
+
+fn enter(id: u32, fd: &mut VcpuFd, shared: &Shared) -> Event {
+    let crash = |how: &str| Event::End(ExitReason::Crash(format!("{how} on vCPU {id}")));
+    match fd.run() {
+        Ok(VcpuExit::Unsupported(HypercallExit::REASON)) => {
+            match HypercallExit::read(fd.get_kvm_run()) {
+                Some(call) => Event::Hypercall(call, Arrival::KvmXen),
+                None => Event::Nothing,
+            }
+        }
+        Ok(VcpuExit::IoOut(port, _)) if port == u16::from(HYPERCALL_PORT) => {
+            match PortIoStub::read(fd) {
+                Ok(call) => Event::Hypercall(call, Arrival::PortIo),
+                Err(error) => failed(id, "reading its registers", error),
+            }
+        }
+        Ok(VcpuExit::IoOut(port, data)) => match shared.devices.write(port, data) {
+            PortEffect::None => Event::Nothing,
+            PortEffect::Poweroff => Event::End(ExitReason::Poweroff),
+            PortEffect::Reset => Event::End(ExitReason::Reboot),
+        },
+        Ok(VcpuExit::IoIn(port, data)) => {
+            shared.devices.read(port, data);
+            Event::Nothing
+        }
+        Ok(VcpuExit::MmioRead(_, data)) => {
+            data.fill(0xff);
+            Event::Nothing
+        }
+        Ok(VcpuExit::X86Wrmsr(exit)) => {
+            // Anything but a page that could be written is a #GP, as on hardware.
+            let written = exit.index == HYPERCALL_MSR
+                && shared
+                    .domain
+                    .install_hypercall_page(
+                        GuestAddress(exit.data & !0xfff),
+                        StubKind::PortIo(HYPERCALL_PORT),
+                    )
+                    .is_ok();
+            *exit.error = u8::from(!written);
+            Event::Nothing
+        }
+        Ok(VcpuExit::X86Rdmsr(exit)) => {
+            *exit.error = 1;
+            Event::Nothing
+        }
+        Ok(VcpuExit::MmioWrite(..) | VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => {
+            Event::Nothing
+        }
+        Ok(VcpuExit::Shutdown) => crash("triple fault"),
+        Ok(VcpuExit::SystemEvent(kind, _)) => match kind {
+            KVM_SYSTEM_EVENT_SHUTDOWN => Event::End(ExitReason::Poweroff),
+            KVM_SYSTEM_EVENT_RESET => Event::End(ExitReason::Reboot),
+            KVM_SYSTEM_EVENT_CRASH => crash("crash reported to KVM"),
+            kind => crash(&format!("system event {kind}")),
+        },
+        Ok(VcpuExit::InternalError) => crash("KVM could not emulate an instruction"),
+        Ok(VcpuExit::FailEntry(reason, _)) => {
+            crash(&format!("entry failed with hardware reason {reason:#x}"))
+        }
+        Ok(other) => {
+            let how = format!("unexpected exit {other:?}");
+            crash(&how)
+        }
+        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+            fd.set_kvm_immediate_exit(0);
+            Event::Nothing
+        }
+        Err(error) => failed(id, "KVM_RUN", error),
+    }
+}
+
+fn failed(id: u32, what: &str, error: vmm_sys_util::errno::Error) -> Event {
+    Event::End(ExitReason::Failed(format!("vCPU {id}: {what}: {error}")))
+}
+
+fn hypercall(id: u32, fd: &mut VcpuFd, shared: &Shared, call: &Hypercall, arrival: Arrival) {
+    let outcome = shared.domain.hypercall(&mut VcpuAccess::new(id, fd), call);
+    let value = match outcome {
+        Outcome::Return(value) => value,
+        Outcome::Yield => {
+            std::thread::yield_now();
+            0
+        }
+        Outcome::Wait { deadline_ns } => {
+            shared.platform.wait(id, deadline_ns);
+            0
+        }
+        Outcome::Shutdown(reason) => {
+            shared.end(reason_of(reason));
+            0
+        }
+    };
+    // A 32-bit caller finds its answer in EAX; the upper half is not its own.
+    let value = match call.width {
+        Width::Bits64 => value,
+        Width::Bits32 => value & 0xffff_ffff,
+    };
+    match arrival {
+        Arrival::KvmXen => HypercallExit::set_result(fd.get_kvm_run(), value),
+        Arrival::PortIo => {
+            if let Err(error) = PortIoStub::set_result(fd, value) {
+                shared.end(ExitReason::Failed(format!("vCPU {id}: setting RAX: {error}")));
+            }
+        }
+    }
+}
+
+fn reason_of(shutdown: u32) -> ExitReason {
+    match shutdown {
+        SHUTDOWN_POWEROFF => ExitReason::Poweroff,
+        SHUTDOWN_REBOOT => ExitReason::Reboot,
+        SHUTDOWN_SUSPEND => ExitReason::Suspend,
+        SHUTDOWN_CRASH => ExitReason::Crash("SHUTDOWN_crash".to_owned()),
+        SHUTDOWN_WATCHDOG => ExitReason::Crash("SHUTDOWN_watchdog".to_owned()),
+        other => ExitReason::Crash(format!("shutdown reason {other}")),
+    }
+}

@@ -1,0 +1,231 @@
+//! Promise: bad input gets one line that names the value and the remedy, the
+//! documented exit status, and nothing is left behind. Needs no KVM.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn kvm_xen(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kvm-xen")).args(args).output().expect("the binary runs")
+}
+
+/// Checks status and message; the message is one line on standard error.
+fn refused(args: &[&str], status: i32, parts: &[&str]) {
+    let output = kvm_xen(args);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {error}");
+    assert!(output.stdout.is_empty(), "{args:?} printed to standard output");
+    assert_eq!(error.lines().count(), 1, "{args:?}: {error}");
+    assert!(error.starts_with("kvm-xen: "), "{args:?}: {error}");
+    for part in parts {
+        assert!(error.contains(part), "{args:?}: no {part:?} in {error}");
+    }
+}
+
+/// A file in a directory that goes away with the test.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> String {
+        let path: PathBuf = self.0.path().join(name);
+        std::fs::write(&path, bytes).expect("a file");
+        path.to_str().expect("plain name").to_owned()
+    }
+}
+
+/// A bzImage header of boot protocol 2.15 whose payload would be `payload`
+/// bytes long, and nothing behind it.
+fn bzimage_header(payload: u32) -> Vec<u8> {
+    let mut image = vec![0u8; 1024];
+    image[0x1f1] = 1;
+    image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
+    image[0x248..0x24c].copy_from_slice(&64u32.to_le_bytes());
+    image[0x24c..0x250].copy_from_slice(&payload.to_le_bytes());
+    image
+}
+
+/// An ELF64 of x86-64 with one empty loadable segment and no note at all.
+fn elf_without_note() -> Vec<u8> {
+    let mut image = vec![0u8; 0x1000];
+    image[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
+    image[16..20].copy_from_slice(&[2, 0, 62, 0]);
+    image[20] = 1;
+    image[24..32].copy_from_slice(&0x10_0000u64.to_le_bytes());
+    image[32..40].copy_from_slice(&64u64.to_le_bytes());
+    image[52..54].copy_from_slice(&64u16.to_le_bytes());
+    image[54..56].copy_from_slice(&56u16.to_le_bytes());
+    image[56..58].copy_from_slice(&1u16.to_le_bytes());
+    image[64..72].copy_from_slice(&[1, 0, 0, 0, 7, 0, 0, 0]);
+    image[72..80].copy_from_slice(&0x200u64.to_le_bytes());
+    for at in [80, 88] {
+        image[at..at + 8].copy_from_slice(&0x10_0000u64.to_le_bytes());
+    }
+    for at in [96, 104] {
+        image[at..at + 8].copy_from_slice(&0x100u64.to_le_bytes());
+    }
+    image
+}
+
+/// The same with a PVH entry at 1 MiB and a segment of `memory_size` bytes.
+fn pvh_elf(memory_size: u64) -> Vec<u8> {
+    let mut image = elf_without_note();
+    image[56..58].copy_from_slice(&2u16.to_le_bytes());
+    image[104..112].copy_from_slice(&memory_size.to_le_bytes());
+    // Second program header: a note of 20 bytes at 0x300.
+    image[120..128].copy_from_slice(&[4, 0, 0, 0, 4, 0, 0, 0]);
+    image[128..136].copy_from_slice(&0x300u64.to_le_bytes());
+    for at in [152, 160] {
+        image[at..at + 8].copy_from_slice(&20u64.to_le_bytes());
+    }
+    image[168..176].copy_from_slice(&4u64.to_le_bytes());
+    // Name of 4 bytes, descriptor of 4, type 18 (PHYS32_ENTRY): 1 MiB.
+    let note = [4u32, 4, 18, u32::from_le_bytes(*b"Xen\0"), 0x10_0000];
+    for (at, word) in (0x300..).step_by(4).zip(note) {
+        image[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    }
+    image
+}
+
+#[test]
+fn what_does_not_fit() {
+    let files = Files::new();
+    let large = files.put("large", &pvh_elf(64 << 20));
+    refused(&["run", "--kernel", &large, "--memory", "32M"], 1, &["large", "memory"]);
+    let small = files.put("small", &pvh_elf(0x100));
+    let initrd = files.put("initrd", b"");
+    std::fs::File::options().write(true).open(&initrd).unwrap().set_len(64 << 20).unwrap();
+    refused(
+        &["run", "--kernel", &small, "--initrd", &initrd, "--memory", "32M"],
+        1,
+        &["initrd", "memory"],
+    );
+    let missing = files.0.path().join("gone");
+    refused(
+        &["run", "--kernel", &small, "--initrd", missing.to_str().unwrap()],
+        1,
+        &["gone", "No such file"],
+    );
+    let long = "x".repeat(5_000);
+    refused(&["run", "--kernel", &small, "--cmdline", &long], 1, &["5000", "command line"]);
+}
+
+#[test]
+fn kernels_that_are_none() {
+    let files = Files::new();
+    let missing = files.0.path().join("missing");
+    refused(&["run", "--kernel", missing.to_str().unwrap()], 1, &["missing", "No such file"]);
+    refused(&["run", "--kernel", "/"], 1, &["directory"]);
+    let text = files.put("notes.txt", b"this is no kernel, whatever its name says");
+    refused(&["run", "--kernel", &text], 1, &["notes.txt", "bzImage"]);
+    let empty = files.put("empty", b"");
+    refused(&["run", "--kernel", &empty], 1, &["empty"]);
+    let cut = files.put("cut", &bzimage_header(5_000_000));
+    refused(&["run", "--kernel", &cut], 1, &["cut", "truncated"]);
+    let noteless = files.put("noteless", &elf_without_note());
+    refused(&["run", "--kernel", &noteless], 1, &["noteless", "PVH", "CONFIG_PVH"]);
+}
+
+#[test]
+fn memory_that_can_not_be() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &elf_without_note());
+    let cases: [(&str, &[&str]); 6] = [
+        ("0", &["0", "512M"]),
+        ("4097", &["4097", "4096"]),
+        ("512X", &["512X"]),
+        ("", &["--memory"]),
+        ("900G", &["MiB", "host"]),
+        ("99999999999999999999G", &["99999999999999999999G"]),
+    ];
+    for (size, parts) in cases {
+        refused(&["run", "--kernel", &kernel, "--memory", size], 2, parts);
+    }
+}
+
+#[test]
+fn vcpus_that_can_not_be() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &elf_without_note());
+    for cpus in ["0", "129", "4294967295"] {
+        refused(&["run", "--kernel", &kernel, "--cpus", cpus], 2, &[cpus, "--cpus"]);
+    }
+    for cpus in ["two", "1.5", "99999999999"] {
+        refused(&["run", "--kernel", &kernel, "--cpus", cpus], 2, &[cpus, "--cpus"]);
+    }
+    refused(&["run", "--kernel", &kernel, "--cpus=-1"], 2, &["-1", "--cpus"]);
+}
+
+#[test]
+fn xen_versions_that_are_none() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &elf_without_note());
+    for version in ["3.4", "4", "banana", "4.99"] {
+        refused(
+            &["run", "--kernel", &kernel, "--xen-version", version],
+            2,
+            &[version, "--xen-version", "4.17"],
+        );
+    }
+}
+
+#[test]
+fn words_that_mean_nothing() {
+    refused(&["fly"], 2, &["fly", "--help"]);
+    refused(&["run"], 2, &["--kernel", "--help"]);
+    refused(&["run", "--kernel", "x", "--clock", "sundial"], 2, &["sundial", "owned"]);
+    refused(&["run", "--kernel", "x", "--hypercalls", "smoke"], 2, &["smoke", "port-io"]);
+    refused(&["run", "--kernel", "x", "--console", "tape"], 2, &["tape", "serial"]);
+    refused(&["demo", "--kernel", "x"], 2, &["--initrd"]);
+}
+
+#[test]
+fn a_kvm_that_is_missing_or_none() {
+    refused(&["probe", "--kvm-device", "/nonexistent/kvm"], 1, &["/nonexistent/kvm", "module"]);
+    refused(&["probe", "--kvm-device", "/dev/null"], 1, &["/dev/null", "API version"]);
+    refused(&["probe", "--kvm-device", "/"], 1, &["cannot open /"]);
+    refused(&["demo", "--kvm-device", "/nonexistent/kvm"], 1, &["/nonexistent/kvm"]);
+}
+
+/// The device is there, but not for us. Root may open anything, so root runs
+/// the binary as somebody else.
+#[test]
+fn a_kvm_without_permission() {
+    let files = Files::new();
+    let device = files.put("kvm", b"");
+    let binary = files.0.path().join("kvm-xen");
+    std::fs::copy(env!("CARGO_BIN_EXE_kvm-xen"), &binary).expect("a copy");
+    set_mode(files.0.path(), 0o755);
+    set_mode(Path::new(&device), 0o000);
+    let mut command = Command::new(&binary);
+    std::os::unix::process::CommandExt::uid(&mut command, 65534);
+    let output = match command.args(["probe", "--kvm-device", &device]).output() {
+        Ok(output) => output,
+        // Not root: we are somebody else already.
+        Err(_) => kvm_xen(&["probe", "--kvm-device", &device]),
+    };
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("no permission") && error.contains("root"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(path, mode).expect("permissions");
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let help = kvm_xen(&["--help"]);
+    assert!(help.status.success());
+    let text = String::from_utf8_lossy(&help.stdout);
+    for word in ["run", "probe", "demo", "Exit status"] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert!(kvm_xen(&["--version"]).status.success());
+}

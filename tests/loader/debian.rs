@@ -1,0 +1,53 @@
+//! Stock Debian kernels, as they are.
+//!
+//! They come from the cache (`$KVM_XEN_CACHE`, else `.cache`). Without any, the
+//! test says so loudly and passes: nothing was shown.
+
+use kvm_xen::vmm::acpi::AcpiConfig;
+use kvm_xen::vmm::boot::{BootConfig, prepare_boot};
+use kvm_xen::vmm::loader::{FileSource, KernelKind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Every vmlinuz below `dir`, some levels deep.
+fn kernels(dir: &Path, depth: u32, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if path.is_dir() && depth > 0 {
+            kernels(&path, depth - 1, found);
+        } else if name.starts_with("vmlinuz-") && !name.ends_with(".payload") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn debian_kernels_load() {
+    let cache = std::env::var_os("KVM_XEN_CACHE").map_or_else(|| ".cache".into(), PathBuf::from);
+    let mut found = Vec::new();
+    kernels(&cache, 4, &mut found);
+    if found.is_empty() {
+        println!("SKIPPED debian_kernels_load: no vmlinuz-* below {}", cache.display());
+    }
+    for path in found {
+        let (layout, ram) = super::machine(512);
+        let config = BootConfig {
+            kernel: FileSource::Path(&path),
+            initrd: Some(FileSource::Bytes(b"initrd")),
+            modules: &[],
+            cmdline: "console=ttyS0",
+            acpi: AcpiConfig { cpus: 2, devices: &[] },
+        };
+        let start = Instant::now();
+        let state = prepare_boot(&ram, &layout, &config).unwrap();
+        let kernel = &state.kernel;
+        println!("{} {:?} in {:?}", path.display(), kernel.kind, start.elapsed());
+        assert!(matches!(kernel.kind, KernelKind::BzImage(_)));
+        assert_eq!(kernel.notes.guest_os.as_deref(), Some("linux"));
+        assert_eq!(kernel.start, 16 << 20, "Linux asks for 16 MiB");
+        assert!(kernel.segments.iter().any(|s| s.executable));
+        assert!(u64::from(state.start_info) >= kernel.end);
+        assert!(state.modules[0].addr > u64::from(state.start_info));
+    }
+}
