@@ -17,7 +17,7 @@ use super::physmap::Physmap;
 use super::sched::{Shutdown, Watchdogs};
 use super::shared_info::{Layout, PrivatePage};
 use super::vcpu::Vcpu;
-use super::{Clock, Console, GrantTable, HvmParams, Platform};
+use super::{Clock, Console, GrantTable, HvmParams, Platform, RunState};
 use crate::pages::GuestRamHandle;
 
 /// The most vCPUs of one domain, as of an HVM guest of Xen.
@@ -154,6 +154,10 @@ impl Domain {
         state.upcall_raised.store(false, Ordering::Relaxed);
         if state.polling.load(Ordering::Relaxed) || state.waiting.load(Ordering::Relaxed) != 0 {
             self.stop_waiting(vcpu);
+        }
+        if state.blocked.load(Ordering::Relaxed) {
+            state.blocked.store(false, Ordering::Relaxed);
+            self.enter_runstate(vcpu, RunState::Running);
         }
         if state.requests.load(Ordering::Relaxed) != 0 {
             // Acquire: partner of the Release in `request`.

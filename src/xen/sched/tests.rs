@@ -195,6 +195,19 @@ fn block_waits_for_an_upcall() {
     assert_eq!(call_op(&domain, 0, SCHEDOP_BLOCK, 0), DONE, "an upcall is pending");
 }
 
+#[test]
+fn waiting_is_time_blocked() {
+    let (domain, _, clock) = domain(1);
+    domain.seen_running(0);
+    clock.set_ns(100);
+    assert!(matches!(call_poll(&domain, &[1], 500), Ok(Outcome::Wait { .. })));
+    clock.set_ns(500);
+    domain.before_entry(0);
+    clock.set_ns(600);
+    domain.before_entry(0);
+    assert_eq!(domain.runstate_times_ns(0), Some([200, 0, 400, 0]));
+}
+
 /// A vCPU polls a masked port that another thread raises: the event must not
 /// pass it by, whether it comes before, during or after its decision to wait.
 #[test]
