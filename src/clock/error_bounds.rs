@@ -91,7 +91,7 @@ impl SystemTimeLine {
 
 #[cfg(test)]
 mod tests {
-    use crate::clock::{SystemTimeLine, TscFrequency};
+    use crate::clock::{SystemTimeLine, TscFrequency, linux_tsc_khz};
 
     fn line(khz: u64) -> SystemTimeLine {
         SystemTimeLine::new(TscFrequency::from_khz(khz).unwrap(), 0, 0).unwrap()
@@ -129,8 +129,31 @@ mod tests {
             assert_eq!(line.rounding_error_ns(ticks), error, "after {seconds} s");
             assert_eq!(line.published_error_bound_ns(ticks), bound, "after {seconds} s");
         }
-        let day = 86_400 * 2_100_000_000;
-        assert_eq!(self::line(2_100_000).rounding_error_ns(day), 4_023);
+        let year = 31_557_600 * 2_500_000_000;
+        assert_eq!(line.rounding_error_ns(year), 1_836_894);
+        assert_eq!(line.rounding_error_ns(100 * year), 183_689_408);
+    }
+
+    /// The second table in `docs/clock.md`.
+    #[test]
+    fn worked_frequencies() {
+        let table: &[(u64, u32, i8, i128, u64, u64)] = &[
+            (100_000, 2_684_354_560, 4, 0, 365, 100_000),
+            (1_000_000, 2_147_483_648, 1, 0, 292, 1_000_000),
+            (2_100_000, 2_045_222_522, 0, 4_023, 278, 2_099_999),
+            (2_400_000, 3_579_139_413, -1, -8_047, 243, 2_400_000),
+            (2_500_000, 3_435_973_837, -1, 5_029, 233, 2_499_998),
+            (3_000_000, 2_863_311_531, -1, 10_058, 194, 2_999_998),
+            (4_000_000, 1_073_741_824, 0, 0, 146, 4_000_000),
+            (8_000_000, 536_870_912, 0, 0, 73, 8_000_000),
+        ];
+        for &(khz, mul, shift, day_ns, years, linux_khz) in table {
+            let line = line(khz);
+            assert_eq!((line.mul(), line.shift()), (mul, shift), "{khz} kHz");
+            assert_eq!(line.rounding_error_ns(86_400_000 * khz), day_ns, "{khz} kHz");
+            assert_eq!(line.validity_ns() / 31_557_600_000_000_000, years, "{khz} kHz");
+            assert_eq!(linux_tsc_khz(mul, shift), Some(linux_khz));
+        }
     }
 
     #[test]

@@ -69,14 +69,26 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             break;
         }
         let event = enter(id, &mut fd, shared);
-        shared.platform.guarded().after_exit(id, &shared.domain.memory(), &shared.vm);
+        if shared.platform.guarded().is_active() {
+            shared.platform.guarded().after_exit(id, &shared.domain.memory(), &shared.vm);
+        }
         match event {
             Event::Nothing => {}
             Event::Hypercall(call, arrival) => hypercall(id, &mut fd, shared, &call, arrival),
-            Event::End(reason) => shared.end(reason),
+            Event::End(reason) => shared.end(located(reason, &fd)),
         }
     }
     kicker.leave();
+}
+
+/// Adds to a crash where the guest stood.
+fn located(reason: ExitReason, fd: &VcpuFd) -> ExitReason {
+    match (reason, fd.get_regs()) {
+        (ExitReason::Crash(how), Ok(regs)) => {
+            ExitReason::Crash(format!("{how} at RIP {:#x}", regs.rip))
+        }
+        (reason, _) => reason,
+    }
 }
 
 fn enter(id: u32, fd: &mut VcpuFd, shared: &Shared) -> Event {
@@ -155,7 +167,7 @@ fn failed(id: u32, what: &str, error: vmm_sys_util::errno::Error) -> Event {
 }
 
 fn hypercall(id: u32, fd: &mut VcpuFd, shared: &Shared, call: &Hypercall, arrival: Arrival) {
-    let outcome = shared.domain.hypercall(&mut VcpuAccess { id, fd }, call);
+    let outcome = shared.domain.hypercall(&mut VcpuAccess::new(id, fd), call);
     let value = match outcome {
         Outcome::Return(value) => value,
         Outcome::Yield => {

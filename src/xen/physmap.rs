@@ -221,3 +221,6 @@ impl Domain {
         Ok(gpa)
     }
 }
+
+#[cfg(test)]
+mod tests;

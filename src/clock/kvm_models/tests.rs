@@ -44,6 +44,7 @@ fn four_hundred_ppb() {
     // (3435975211.19) takes 4 780 ns of that back.
     assert_eq!(clocks.b_error_ns(0, day), 34_555_233);
     assert_eq!(clocks.jump_at_update_ns(0, day), -34_555_233);
+    assert_eq!((clocks.a_error_ns(day), clocks.c_error_ns(day)), (0, -20_117));
     // In ppb of a day, rounded.
     let ppb = (clocks.b_error_ns(0, day) * 1_000_000_000 + 43_200_000_000_000) / 86_400_000_000_000;
     assert_eq!(ppb, 400);
@@ -53,8 +54,10 @@ fn four_hundred_ppb() {
 fn unscaled_guests_drift_by_the_host_clocksource() {
     let raw = linux_clocksource_rate(3_000_000).unwrap();
     assert_eq!(raw, ClocksourceRate { mult: 5_592_405, shift: 24 });
-    let clocks = KvmClocks::new(3_000_000, 3_000_000, FRAC_BITS_INTEL).unwrap().with_raw(raw);
+    let clocks = KvmClocks::new(3_000_000, 3_000_000, FRAC_BITS_INTEL).unwrap();
     let day = clocks.host_ticks_in(DAY);
+    assert_eq!((clocks.a_error_ns(day), clocks.jump_at_update_ns(0, day)), (0, 20_117));
+    let clocks = clocks.with_raw(raw);
     // A is 1/3 of 5592405.33 slow, 59.6 ppb; B and C 2/3 of 2863311530.67, 0.23 ppb.
     assert_eq!(clocks.a_error_ns(day), -5_149_842);
     assert_eq!(clocks.b_error_ns(0, day), -20_117);

@@ -1,0 +1,120 @@
+//! `/init` of a Linux guest: reports on the console what the guest sees of Xen
+//! and of its clocks, then ends the guest in the way it was asked to.
+//!
+//! Every line is `KVMXEN topic key=value …`; numbers are decimal. Parameters on
+//! the kernel command line: `agent.seconds=N` (default 1) to watch the clocks,
+//! `agent.mode=poweroff|reboot|crash|shell` (default poweroff) to end.
+//!
+//! Run as anything but process 1 it only reports, and changes nothing.
+
+mod clocks;
+mod system;
+mod watch;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use system::{Console, EndMode};
+
+fn main() -> ExitCode {
+    let first_process = std::process::id() == 1;
+    let mut console = if first_process { Console::open() } else { Console::stdout() };
+    // Before anything else: the time to here is a benchmark.
+    console.line(format_args!("init reached"));
+    if first_process {
+        for error in system::mount_all() {
+            console.line(format_args!("error {error}"));
+        }
+    }
+    let cmdline = system::read("/proc/cmdline");
+    let parameter = |name: &str| {
+        cmdline.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    };
+    let seconds = parameter("agent.seconds").and_then(|text| text.parse().ok()).unwrap_or(1);
+    let mode = EndMode::from_name(parameter("agent.mode").unwrap_or("poweroff"));
+
+    report_system(&mut console, &cmdline);
+    report_clocks(&mut console, Duration::from_secs(seconds));
+    report_warnings(&mut console);
+    console.line(format_args!("end mode={mode:?}"));
+    if first_process {
+        let error = system::end(mode);
+        console.line(format_args!("error cannot end the guest: {error}"));
+        // Process 1 must not return.
+        loop {
+            std::thread::park();
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn report_system(console: &mut Console, cmdline: &str) {
+    let release = system::read("/proc/sys/kernel/osrelease");
+    console.line(format_args!("kernel release={release} cpus={}", system::online_cpus()));
+    let source = |name: &str| {
+        system::read(&format!("/sys/devices/system/clocksource/clocksource0/{name}_clocksource"))
+            .replace(' ', ",")
+    };
+    let (current, available) = (source("current"), source("available"));
+    console.line(format_args!("clocksource current={current} available={available}"));
+    let xen = |name: &str| system::read(&format!("/sys/hypervisor/{name}"));
+    console.line(format_args!(
+        "hypervisor type={} version={}.{}{}",
+        xen("type"),
+        xen("version/major"),
+        xen("version/minor"),
+        xen("version/extra"),
+    ));
+    console.line(format_args!("cmdline {cmdline}"));
+}
+
+fn report_clocks(console: &mut Console, duration: Duration) {
+    let cost = clocks::cost();
+    console.line(format_args!(
+        "vdso used={} gettime_cycles={} syscall_cycles={}",
+        u8::from(cost.is_vdso()),
+        cost.library_cycles,
+        cost.syscall_cycles,
+    ));
+    let seen = watch::watch(duration);
+    for sample in &seen.samples {
+        console.line(format_args!(
+            "sample before_tsc={} raw_ns={} after_tsc={}",
+            sample.before_tsc, sample.clock_ns, sample.after_tsc,
+        ));
+    }
+    for (cpu, tally) in &seen.tallies {
+        console.line(format_args!(
+            "spin-cpu cpu={cpu} reads={} backward={} cross_backward={} worst_ns={}",
+            tally.reads, tally.backward, tally.cross_backward, tally.worst_ns,
+        ));
+    }
+    let total = seen.total();
+    console.line(format_args!(
+        "spin cpus={} seconds={} reads={} backward={} cross_backward={} worst_ns={}",
+        seen.tallies.len(),
+        duration.as_secs(),
+        total.reads,
+        total.backward,
+        total.cross_backward,
+        total.worst_ns,
+    ));
+    // Last, and printed at once: the host reads its own clock when this arrives.
+    let realtime = clocks::narrowest(libc::CLOCK_REALTIME);
+    console.line(format_args!(
+        "realtime before_tsc={} realtime_ns={} after_tsc={}",
+        realtime.before_tsc, realtime.clock_ns, realtime.after_tsc,
+    ));
+}
+
+fn report_warnings(console: &mut Console) {
+    match system::kernel_warnings() {
+        Ok(warnings) => {
+            for warning in &warnings {
+                console.line(format_args!("warn: {warning}"));
+            }
+            console.line(format_args!("warnings count={}", warnings.len()));
+        }
+        Err(error) => console.line(format_args!("error cannot read /dev/kmsg: {error}")),
+    }
+}
