@@ -8,7 +8,9 @@
 #![no_std]
 
 pub mod boot;
+pub mod checks;
 pub mod cpu;
+pub mod events;
 pub mod hypercall;
 pub mod interrupts;
 pub mod lapic;
