@@ -111,14 +111,17 @@ impl KvmPlatform {
         self.guarded.before_entry(vcpu, fd)
     }
 
-    /// Waits on `vcpu`'s own thread until it is woken or `deadline_ns` of system
-    /// time has come.
-    pub fn wait(&self, vcpu: u32, deadline_ns: Option<u64>) {
-        let timeout = deadline_ns
-            .map(|at| Duration::from_nanos(at.saturating_sub(self.clock.system_time_ns())));
+    /// Waits on `vcpu`'s own thread until it is woken, for whatever reason, or
+    /// `deadline_ns` of system time has come; `false` if it has.
+    pub fn wait(&self, vcpu: u32, deadline_ns: Option<u64>) -> bool {
+        let timeout = match deadline_ns.map(|at| at.saturating_sub(self.clock.system_time_ns())) {
+            Some(0) => return false,
+            left => left.map(Duration::from_nanos),
+        };
         if let Some(kicker) = self.kicker(vcpu) {
             kicker.wait(timeout);
         }
+        true
     }
 }
 

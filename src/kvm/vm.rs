@@ -105,9 +105,7 @@ impl XenVm {
         for (slot, region) in (0u32..).zip(memory.iter()) {
             add_memory(&vm, slot, region)?;
         }
-        let vcpus = (0..config.vcpus)
-            .map(|id| vm.create_vcpu(u64::from(id)).map_err(call(format!("KVM_CREATE_VCPU {id}"))))
-            .collect::<Result<Vec<_>, _>>()?;
+        let vcpus = create_vcpus(&vm, config)?;
         let guest_tsc = common_tsc(&vcpus)?;
         let tsc_khz = vcpus
             .first()

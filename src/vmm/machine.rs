@@ -21,9 +21,10 @@ use super::memory::{self, CONSOLE_PFN, MemoryError, MemoryLayout, MemoryOptions,
 use super::output::{ConsoleOutput, ConsoleWriter};
 use super::vcpu::{self, Shared};
 use crate::clock::SystemTimeLine;
+use crate::host::read_realtime;
 use crate::kvm::{
-    Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmPlatform, ProbeError,
-    XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid,
+    Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
+    ProbeError, XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid,
 };
 use crate::pages::{GuestRam, GuestRamHandle};
 use crate::xen::{Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, cpuid};
@@ -136,6 +137,9 @@ pub struct MachineReport {
     pub line: SystemTimeLine,
     /// Host TSC to guest TSC.
     pub guest_tsc: GuestTsc,
+    /// What the guest would take for UTC, by its wallclock page and system time,
+    /// less the host's UTC, in nanoseconds; `None` if it mapped no page.
+    pub wallclock_error_ns: Option<i128>,
     /// Clock pages written again after their first time, by us.
     pub clock_page_rewrites: u64,
     /// What KVM did to the pages it owned.
@@ -148,7 +152,7 @@ pub struct MachineReport {
 pub struct Machine {
     shared: Arc<Shared>,
     vcpus: Vec<VcpuFd>,
-    clock: Arc<crate::kvm::KvmClock>,
+    clock: Arc<KvmClock>,
     hypercalls: HypercallMode,
     input: bool,
     console: Console,
@@ -262,6 +266,7 @@ impl Machine {
             exit,
             line: self.clock.line(),
             guest_tsc: self.clock.tsc(),
+            wallclock_error_ns: wallclock_error(&self.shared.domain, &self.clock),
             clock_page_rewrites: self.shared.domain.clock_page_rewrites(),
             guarded: self.shared.platform.guarded().report(),
             hypercalls: self.hypercalls,
@@ -272,6 +277,14 @@ impl Machine {
     pub fn domain(&self) -> Arc<Domain> {
         Arc::clone(&self.shared.domain)
     }
+}
+
+/// Reads the wallclock page as the guest would, and compares it with the host.
+fn wallclock_error(domain: &Domain, clock: &KvmClock) -> Option<i128> {
+    let epoch = domain.wallclock_page()?;
+    let host = read_realtime();
+    let system_time_ns = clock.line().system_time_ns(clock.tsc().from_host(host.host_tsc));
+    Some(i128::try_from(epoch.utc_ns(system_time_ns)).ok()? - host.utc_ns)
 }
 
 fn check_cpus(cpus: u32, most: u32) -> Result<(), MachineError> {

@@ -64,6 +64,11 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
     }
     while !shared.exit.is_ending() {
         shared.domain.before_entry(id);
+        // Set by what no hypercall of this vCPU did: a watchdog, the last down.
+        if let Some(reason) = shared.domain.shutdown_reason() {
+            shared.end(reason_of(reason));
+            break;
+        }
         if let Err(error) = shared.platform.before_entry(id, &fd) {
             shared.end(ExitReason::Failed(format!("vCPU {id}: KVM took no clock page: {error}")));
             break;
@@ -175,7 +180,11 @@ fn hypercall(id: u32, fd: &mut VcpuFd, shared: &Shared, call: &Hypercall, arriva
             0
         }
         Outcome::Wait { deadline_ns } => {
-            shared.platform.wait(id, deadline_ns);
+            while shared.domain.still_waiting(id) && !shared.exit.is_ending() {
+                if !shared.platform.wait(id, deadline_ns) {
+                    break;
+                }
+            }
             0
         }
         Outcome::Shutdown(reason) => {

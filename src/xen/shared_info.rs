@@ -10,6 +10,7 @@ use xen_abi::arch_x86::XEN_LEGACY_MAX_VCPUS;
 use xen_abi::errno::Errno;
 
 use super::domain::{Domain, read, write};
+use crate::clock::WallclockEpoch;
 use crate::pages::{self, GuestRam, Width};
 
 const PAGE_SIZE: usize = 4096;
@@ -226,6 +227,13 @@ impl Domain {
         // Exclusive: one writer at a time, and none while the page moves.
         let layout = write(&self.layout);
         publish_wallclock(self, &layout);
+    }
+
+    /// The wallclock as the guest finds it in `shared_info`, if that is mapped.
+    pub fn wallclock_page(&self) -> Option<WallclockEpoch> {
+        let layout = read(&self.layout);
+        let page = layout.shared_info.map(GuestAddress)?;
+        pages::read_wallclock(&self.memory(), page, layout.width).ok()
     }
 
     /// Where `shared_info` is mapped, if it is.
