@@ -70,3 +70,11 @@ remove_scratch() {
     [[ ${#SCRATCH_DIRS[@]} -eq 0 ]] || rm -rf "${SCRATCH_DIRS[@]}"
 }
 trap remove_scratch EXIT
+
+# one_at_a_time NAME: waits until no other script is in the section of that name;
+# holds it until the shell (or the subshell of a substitution) ends.
+one_at_a_time() {
+    local lock
+    exec {lock}>"$CACHE/$1.lock"
+    flock "$lock"
+}

@@ -29,6 +29,7 @@ kernel_tree() {
     KERNEL_DEBS=()
     kernel_debs "$series"
     stamp="${KERNEL_DEBS[*]##*/}"
+    one_at_a_time unpack-kernel
     if [[ ! -e $dir/stamp || $(<"$dir/stamp") != "$stamp" ]]; then
         local tmp
         mkdir -p "$CACHE/kernels"

@@ -28,6 +28,7 @@ qemu_tree() {
         esac
     done
     need_packages "${libraries[@]}"
+    one_at_a_time unpack-qemu
     if [[ ! -e $dir/stamp || $(<"$dir/stamp") != "$stamp" ]]; then
         tmp="$(mktemp -d "$CACHE/.qemu.XXXXXX")"
         mkdir "$tmp/fw"
