@@ -18,3 +18,11 @@ build_guest() {
         die "the guest '$1' does not build (log: $CACHE/build-guests.log)"
     printf '%s\n' "$RELEASE_DIR/$1"
 }
+
+# build_agent: builds the static program that is the init of Linux guests, which
+# looks at their clocks; prints its path.
+build_agent() {
+    (cd "$REPO" && quietly "$CACHE/build-agent.log" cargo build --release -p agent) ||
+        die "the agent does not build (log: $CACHE/build-agent.log)"
+    printf '%s\n' "$RELEASE_DIR/agent"
+}

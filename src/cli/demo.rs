@@ -88,6 +88,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode, CliError> {
         verbose: args.verbose,
     };
     let machine = Machine::new(&config, Box::new(listener.clone()))?;
+    let masterclock_before = listener.masterclock_updates();
     println!("Booting {} …", if linux { "Linux" } else { "the built-in clock guest" });
     let report = machine.run()?;
     let heard = listener.heard.lock().unwrap_or_else(PoisonError::into_inner);

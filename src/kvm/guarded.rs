@@ -5,6 +5,7 @@
 //! SHARED_INFO and LONG_MODE stay unset: nothing of ours needs them, and up to
 //! Linux 7.2 setting them makes KVM update its masterclock.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
@@ -26,9 +27,11 @@ use crate::xen::{Clock, PageOwner, VcpuArea};
 const NOWHERE: u64 = u64::MAX;
 /// `time` in `struct vcpu_info`, the same in both layouts.
 const TIME_IN_VCPU_INFO: u64 = 32;
-/// A page further than this from the line is brought back. KVM_SET_CLOCK can
-/// not do better than the time that the call itself takes.
+/// A page further than this from the line is brought back.
 const CORRECT_BEYOND_NS: u64 = 1_000;
+/// How often that is tried for one disturbance. Each try compensates for the
+/// time that the one before took; what is left is the jitter of KVM_SET_CLOCK.
+const MOST_TRIES: u32 = 8;
 
 /// What KVM's clock pages have been doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,8 +42,20 @@ pub struct GuardedReport {
     pub rewrites: u64,
     /// The furthest that any page stood from the line, in nanoseconds.
     pub max_deviation_ns: u64,
+    /// How far the pages stand from the line now, in nanoseconds.
+    pub deviation_ns: u64,
     /// How often KVM's clock was set back onto the line.
     pub corrections: u64,
+}
+
+/// The work of bringing KVM's clock back, over several tries.
+#[derive(Clone, Copy, Debug, Default)]
+struct Correction {
+    tries: u32,
+    /// What a clock that is set falls behind while it is being set.
+    lag_ns: i64,
+    /// The snapshot that was corrected: every vCPU's page shows it once.
+    corrected: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +72,7 @@ struct VcpuPages {
 struct State {
     vcpus: Vec<VcpuPages>,
     report: GuardedReport,
+    correction: Correction,
 }
 
 /// The watch over KVM's pages; idle while the pages are ours.
@@ -64,15 +80,23 @@ struct State {
 pub struct Guarded {
     mode: ClockMode,
     clock: Arc<KvmClock>,
+    /// Whether there is anything to watch, so that owned mode pays for a load
+    /// and not for a lock at each exit. Follows `State::report.active`.
+    active: AtomicBool,
     state: Mutex<State>,
 }
 
 impl Guarded {
     pub(super) fn new(mode: ClockMode, clock: Arc<KvmClock>, vcpus: usize) -> Self {
-        let report =
-            GuardedReport { active: mode == ClockMode::Guarded, ..GuardedReport::default() };
+        let active = mode == ClockMode::Guarded;
+        let report = GuardedReport { active, ..GuardedReport::default() };
         let vcpus = std::iter::repeat_with(VcpuPages::default).take(vcpus).collect();
-        Self { mode, clock, state: Mutex::new(State { vcpus, report }) }
+        Self {
+            mode,
+            clock,
+            active: active.into(),
+            state: Mutex::new(State { vcpus, report, correction: Correction::default() }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -82,6 +106,11 @@ impl Guarded {
     /// What has been seen so far.
     pub fn report(&self) -> GuardedReport {
         self.lock().report
+    }
+
+    /// Whether KVM owns the pages.
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed)
     }
 
     pub(super) fn area_placed(
@@ -98,7 +127,9 @@ impl Guarded {
                 VcpuArea::TimeInfo => pages.time = gpa,
             }
             if active {
-                pages.seen = None;
+                if area == VcpuArea::VcpuInfo {
+                    pages.seen = None;
+                }
                 pages.pending.push(area);
             }
         }
@@ -126,9 +157,12 @@ impl Guarded {
             return Ok(Vec::new());
         }
         state.report.active = true;
+        // Relaxed: the lock orders what it guards; a vCPU that sees the flag
+        // late is kicked for what waits for it.
+        self.active.store(true, Ordering::Relaxed);
         // KVM's clock counts from another moment than our line; the guest has
         // read ours already.
-        self.bring_back(vm);
+        self.set_clock(vm, 0);
         let mut moved = Vec::new();
         for (vcpu, pages) in (0u32..).zip(state.vcpus.iter_mut()) {
             let placed = [(pages.info, VcpuArea::VcpuInfo), (pages.time, VcpuArea::TimeInfo)];
@@ -140,9 +174,10 @@ impl Guarded {
         Ok(moved)
     }
 
-    /// Sets KVM's clock to what the line says now.
-    fn bring_back(&self, vm: &VmFd) {
-        let clock = kvm_clock_data { clock: self.clock.system_time_ns(), ..Default::default() };
+    /// Sets KVM's clock to what the line says now, `ahead_ns` further on.
+    fn set_clock(&self, vm: &VmFd, ahead_ns: i64) {
+        let clock = self.clock.system_time_ns().saturating_add_signed(ahead_ns);
+        let clock = kvm_clock_data { clock, ..Default::default() };
         if let Err(error) = vm.set_clock(&clock) {
             tracing::warn!(%error, "KVM's clock could not be set onto the line");
         }
@@ -157,6 +192,9 @@ impl Guarded {
         vcpu: u32,
         fd: &VcpuFd,
     ) -> Result<(), vmm_sys_util::errno::Error> {
+        if !self.is_active() {
+            return Ok(());
+        }
         let mut state = self.lock();
         let Some(pages) = pages_of(&mut state.vcpus, vcpu) else { return Ok(()) };
         for area in std::mem::take(&mut pages.pending) {
@@ -179,22 +217,12 @@ impl Guarded {
     /// The first page becomes the line: from then on it must not move.
     pub fn after_exit(&self, vcpu: u32, memory: &GuestRam, vm: &VmFd) {
         let mut state = self.lock();
-        let State { vcpus, report } = &mut *state;
-        if !report.active {
-            return;
-        }
-        let Some(pages) = pages_of(vcpus, vcpu) else { return };
-        let Some(info) = pages.info.and_then(|at| at.checked_add(TIME_IN_VCPU_INFO)) else {
+        let State { vcpus, report, correction } = &mut *state;
+        let Some(found) = pages_of(vcpus, vcpu).and_then(|pages| changed(pages, memory)) else {
             return;
         };
-        // A page that KVM has not filled yet has a multiplier of 0.
-        let Ok(found) = read_time(memory, info) else { return };
-        if found.mul == 0 || pages.seen == Some(found) {
-            return;
-        }
-        if pages.seen.replace(found).is_some() {
-            report.rewrites += 1;
-        }
+        report.rewrites += u64::from(!found.first);
+        let found = found.page;
         let published = SystemTimeLine::with_published(
             self.clock.line().frequency(),
             found.tsc_timestamp,
@@ -207,18 +235,49 @@ impl Guarded {
             return;
         };
         let line = self.clock.adopt(published);
-        let deviation_ns = found.system_time.abs_diff(line.system_time_ns(found.tsc_timestamp));
-        report.max_deviation_ns = report.max_deviation_ns.max(deviation_ns);
-        if deviation_ns > CORRECT_BEYOND_NS {
-            report.corrections += 1;
-            tracing::warn!(
-                vcpu,
-                deviation_ns,
-                "KVM moved its clock; setting it back onto the line"
-            );
-            self.bring_back(vm);
+        let expected_ns = line.system_time_ns(found.tsc_timestamp);
+        report.deviation_ns = found.system_time.abs_diff(expected_ns);
+        report.max_deviation_ns = report.max_deviation_ns.max(report.deviation_ns);
+        if report.deviation_ns <= CORRECT_BEYOND_NS {
+            correction.tries = 0;
+            return;
         }
+        let snapshot = Some((found.tsc_timestamp, found.system_time));
+        if correction.tries >= MOST_TRIES || correction.corrected == snapshot {
+            return;
+        }
+        tracing::info!(
+            vcpu,
+            deviation_ns = report.deviation_ns,
+            "setting KVM's clock onto the line"
+        );
+        if correction.tries > 0 {
+            // The last try should have hit; it missed by its own duration.
+            let missed = expected_ns.wrapping_sub(found.system_time).cast_signed();
+            correction.lag_ns = correction.lag_ns.saturating_add(missed);
+        }
+        correction.corrected = snapshot;
+        correction.tries += 1;
+        report.corrections += 1;
+        self.set_clock(vm, correction.lag_ns);
     }
+}
+
+struct Changed {
+    page: TimeInfo,
+    first: bool,
+}
+
+/// A vCPU's page, if it is not what it was.
+fn changed(pages: &mut VcpuPages, memory: &GuestRam) -> Option<Changed> {
+    let at = pages.info?.checked_add(TIME_IN_VCPU_INFO)?;
+    let page = read_time(memory, at).ok()?;
+    // A page that KVM has not filled yet has a multiplier of 0.
+    if page.mul == 0 || pages.seen == Some(page) {
+        return None;
+    }
+    let first = pages.seen.replace(page).is_none();
+    Some(Changed { page, first })
 }
 
 fn pages_of(vcpus: &mut [VcpuPages], vcpu: u32) -> Option<&mut VcpuPages> {

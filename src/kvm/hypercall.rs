@@ -11,15 +11,24 @@ use crate::xen::{CallingVcpu, Hypercall};
 
 const KVM_EXIT_XEN: u32 = 34;
 const KVM_EXIT_XEN_HCALL: u32 = 1;
+const PAGE_MASK: u64 = 0xfff;
 const CR0_PG: u64 = 1 << 31;
 const EFER_LMA: u64 = 1 << 10;
 
 /// A vCPU that stands at a hypercall.
 pub struct VcpuAccess<'a> {
-    /// Its number.
-    pub id: u32,
-    /// Its file.
-    pub fd: &'a VcpuFd,
+    id: u32,
+    fd: &'a VcpuFd,
+    /// The last page translated: arguments lie together, and a translation is
+    /// an ioctl. It holds for this one hypercall, during which the vCPU stands.
+    last: Option<(u64, u64)>,
+}
+
+impl<'a> VcpuAccess<'a> {
+    /// vCPU `id` of this file, for one hypercall.
+    pub fn new(id: u32, fd: &'a VcpuFd) -> Self {
+        Self { id, fd, last: None }
+    }
 }
 
 impl CallingVcpu for VcpuAccess<'_> {
@@ -28,10 +37,19 @@ impl CallingVcpu for VcpuAccess<'_> {
     }
 
     fn translate(&mut self, linear: u64) -> Option<GuestAddress> {
-        let found = self.fd.translate_gva(linear).ok()?;
+        let (page, offset) = (linear & !PAGE_MASK, linear & PAGE_MASK);
+        if let Some((last, gpa)) = self.last
+            && last == page
+        {
+            return Some(GuestAddress(gpa | offset));
+        }
+        let found = self.fd.translate_gva(page).ok()?;
         // KVM reports an unmapped address as valid = 0 or as all ones.
-        (found.valid != 0 && found.physical_address != u64::MAX)
-            .then_some(GuestAddress(found.physical_address))
+        if found.valid == 0 || found.physical_address == u64::MAX {
+            return None;
+        }
+        self.last = Some((page, found.physical_address));
+        Some(GuestAddress(found.physical_address | offset))
     }
 }
 

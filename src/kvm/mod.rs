@@ -10,6 +10,7 @@ mod guarded;
 mod hypercall;
 mod kick;
 mod platform;
+mod prime;
 mod probe;
 mod timers;
 mod vm;

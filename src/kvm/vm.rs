@@ -2,9 +2,9 @@
 //!
 //! KVM takes a new masterclock snapshot, and stops every vCPU for it, whenever
 //! a TSC generation begins, SHARED_INFO is set (up to Linux 7.2) or the clock is
-//! set. So: the frequency first and for the whole VM, then all vCPUs at once so
-//! that they share the first one's TSC generation, then only a check that they
-//! do. Nothing is set afterwards.
+//! set. So: the frequency first and for the whole VM; then vCPU 0, which takes
+//! the one snapshot there is ([`prime`]); then the others, which share its TSC
+//! generation; then only a check that they do. Nothing is set afterwards.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use vm_memory::{
 use vmm_sys_util::errno::Error;
 
 use super::clock::{GuestTsc, OffsetError};
-use super::{HypercallMode, KvmClock, ioctls};
+use super::{HypercallMode, KvmClock, ioctls, prime};
 use crate::clock::{FrequencyError, LineError, SystemTimeLine, TscFrequency};
 use crate::pages::GuestRam;
 
@@ -119,6 +119,20 @@ impl XenVm {
         let clock = Arc::new(KvmClock::new(guest_tsc, line));
         Ok(Self { vm: Arc::new(vm), vcpus, clock, tsc_khz })
     }
+}
+
+fn create_vcpus(vm: &VmFd, config: XenVmConfig) -> Result<Vec<VcpuFd>, XenVmError> {
+    let mut vcpus = Vec::new();
+    for id in 0..config.vcpus {
+        let mut vcpu =
+            vm.create_vcpu(u64::from(id)).map_err(call(format!("KVM_CREATE_VCPU {id}")))?;
+        // A software KVM has no masterclock, and may not stop before the guest.
+        if id == 0 && config.hypercalls == HypercallMode::KvmXen {
+            prime::serve_requests(&mut vcpu).map_err(call("the first KVM_RUN"))?;
+        }
+        vcpus.push(vcpu);
+    }
+    Ok(vcpus)
 }
 
 fn intercept_hypercalls(vm: &VmFd) -> Result<(), XenVmError> {

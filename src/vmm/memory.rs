@@ -24,13 +24,9 @@ mod tests;
 pub use size::{MemorySizeError, parse_memory_size};
 
 use thiserror::Error;
-use vm_memory::bitmap::AtomicBitmap;
-use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress,
-};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
-/// Guest RAM: anonymous mappings with one dirty bit for each 4 KiB page.
-pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
+pub use crate::pages::GuestRam;
 
 /// Size of a guest page, in bytes.
 pub const PAGE_SIZE: u64 = 4096;

@@ -69,7 +69,9 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             break;
         }
         let event = enter(id, &mut fd, shared);
-        shared.platform.guarded().after_exit(id, &shared.domain.memory(), &shared.vm);
+        if shared.platform.guarded().is_active() {
+            shared.platform.guarded().after_exit(id, &shared.domain.memory(), &shared.vm);
+        }
         match event {
             Event::Nothing => {}
             Event::Hypercall(call, arrival) => hypercall(id, &mut fd, shared, &call, arrival),
@@ -165,7 +167,7 @@ fn failed(id: u32, what: &str, error: vmm_sys_util::errno::Error) -> Event {
 }
 
 fn hypercall(id: u32, fd: &mut VcpuFd, shared: &Shared, call: &Hypercall, arrival: Arrival) {
-    let outcome = shared.domain.hypercall(&mut VcpuAccess { id, fd }, call);
+    let outcome = shared.domain.hypercall(&mut VcpuAccess::new(id, fd), call);
     let value = match outcome {
         Outcome::Return(value) => value,
         Outcome::Yield => {

@@ -1,8 +1,10 @@
 //! The domain: one Xen guest, the state of all its interfaces, its entrances.
 //!
-//! Locks, outermost first: `Vcpu::areas`, `Domain::layout`, then the rest, of
-//! which no two are held together. Nothing blocks while holding one. Event
-//! delivery takes `layout` shared; only placing a page takes it exclusively.
+//! Locks, in three chains that never meet but in `layout`, the innermost:
+//! `Vcpu::areas` → `layout`; `EventChannels::change` → `backends` → `layout`;
+//! `Vcpu::timers` → `watchdogs`. Nobody takes `layout` twice, and nobody sleeps
+//! holding a lock. Delivering an event takes `layout` shared; only placing a
+//! page takes it exclusively.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -15,7 +17,7 @@ use super::physmap::Physmap;
 use super::sched::{Shutdown, Watchdogs};
 use super::shared_info::{Layout, PrivatePage};
 use super::vcpu::Vcpu;
-use super::{Clock, Console, GrantTable, HvmParams, Platform};
+use super::{Clock, Console, GrantTable, HvmParams, Platform, RunState};
 use crate::pages::GuestRamHandle;
 
 /// The most vCPUs of one domain, as of an HVM guest of Xen.
@@ -153,6 +155,10 @@ impl Domain {
         if state.polling.load(Ordering::Relaxed) || state.waiting.load(Ordering::Relaxed) != 0 {
             self.stop_waiting(vcpu);
         }
+        if state.blocked.load(Ordering::Relaxed) {
+            state.blocked.store(false, Ordering::Relaxed);
+            self.enter_runstate(vcpu, RunState::Running);
+        }
         if state.requests.load(Ordering::Relaxed) != 0 {
             // Acquire: partner of the Release in `request`.
             let requests = state.requests.swap(0, Ordering::Acquire);
@@ -211,4 +217,27 @@ pub(super) fn read<T>(rwlock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
 /// Locks for writing, as [`lock`].
 pub(super) fn write<T>(rwlock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     rwlock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_platform::{config, domain};
+    use super::*;
+
+    #[test]
+    fn numbers_of_vcpus() {
+        let (small, platform, clock) = domain(1);
+        for (vcpus, good) in [(0, false), (1, true), (128, true), (129, false), (u32::MAX, false)] {
+            let made =
+                Domain::new(config(vcpus), small.memory.clone(), clock.clone(), platform.clone());
+            match made {
+                Ok(_) => assert!(good, "{vcpus}"),
+                Err(error) => {
+                    assert!(!good, "{vcpus}");
+                    let text = format!("a domain of {vcpus} vCPUs; choose from 1 to 128");
+                    assert_eq!(error.to_string(), text);
+                }
+            }
+        }
+    }
 }

@@ -90,15 +90,30 @@ pub(super) fn narrow(info: &VcpuRunstateInfo) -> VcpuRunstateInfo32 {
 impl Domain {
     /// `vcpu` enters a runstate now; called by its own thread. Reaching
     /// [`RunState::Running`] also makes the vCPU up.
+    ///
+    /// A vCPU is running from its first `vcpu_op` on and blocked while it is in
+    /// [`Outcome::Wait`](super::Outcome::Wait) without this: a machine calls it
+    /// where it knows more, of halted vCPUs or of stolen time.
     pub fn enter_runstate(&self, vcpu: u32, state: RunState) {
         let Some(target) = self.vcpu(vcpu) else { return };
         if state == RunState::Running {
-            target.mark_running();
+            target.initialised.store(true, Ordering::Relaxed);
+            target.up.store(true, Ordering::Relaxed);
         }
         let now_ns = self.clock.system_time_ns();
         let mut runstate = lock(&target.runstate);
         runstate.enter(state, now_ns);
         self.publish_runstate(&runstate);
+    }
+
+    /// `vcpu` made a call, so it is up and runs, however it was started:
+    /// secondary vCPUs come by INIT and SIPI through a LAPIC that is not ours.
+    pub(super) fn seen_running(&self, vcpu: u32) {
+        let Some(target) = self.vcpu(vcpu) else { return };
+        let offline = lock(&target.runstate).state == RunState::Offline;
+        if offline || !target.up.load(Ordering::Relaxed) {
+            self.enter_runstate(vcpu, RunState::Running);
+        }
     }
 
     /// The account of `vcpu` up to now: ns running, runnable, blocked, offline.

@@ -11,7 +11,7 @@ use xen_abi::sched::{
 };
 
 use super::domain::{Domain, lock, read};
-use super::{Call, Outcome};
+use super::{Call, Outcome, RunState};
 use crate::pages::Width;
 
 /// Xen's "fairly arbitrary" bound on the ports of one poll.
@@ -28,6 +28,16 @@ const WATCHDOGS: usize = 2;
 /// # Errors
 /// `ENOSYS` for an unknown command, otherwise as each command states.
 pub(super) fn op(call: &mut Call<'_>, cmd: u64, arg: u64) -> Result<Outcome, Errno> {
+    let outcome = serve(call, cmd, arg);
+    if let (Ok(Outcome::Wait { .. }), Some(state)) = (&outcome, call.domain.vcpu(call.vcpu)) {
+        call.domain.enter_runstate(call.vcpu, RunState::Blocked);
+        // `before_entry` makes it running again.
+        state.blocked.store(true, Ordering::Relaxed);
+    }
+    outcome
+}
+
+fn serve(call: &mut Call<'_>, cmd: u64, arg: u64) -> Result<Outcome, Errno> {
     let done = Ok(Outcome::Return(0));
     match u32::try_from(cmd).map_err(|_| Errno::ENOSYS)? {
         SCHEDOP_YIELD => Ok(Outcome::Yield),

@@ -1,7 +1,7 @@
 //! A machine for tests: it records what the domain asks of it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -158,10 +158,6 @@ impl FakeClock {
     pub fn set_ns(&self, now_ns: u64) {
         self.tsc.store(now_ns, Ordering::SeqCst);
     }
-
-    pub fn set_tsc(&self, guest_tsc: u64) {
-        self.tsc.store(guest_tsc, Ordering::SeqCst);
-    }
 }
 
 impl Clock for FakeClock {
@@ -259,6 +255,56 @@ pub(super) fn with_width<T>(
 ) -> T {
     let mut vcpu = FakeVcpu::new(id);
     work(&mut Call::new(domain, &mut vcpu, width))
+}
+
+/// Runs `here` and `there` against each other, `rounds` times, and after each
+/// round `check` while both are at rest. Both start together but for up to
+/// `spread` spins, which differ from round to round.
+pub(super) fn race(
+    rounds: u32,
+    spread: u32,
+    mut here: impl FnMut(),
+    there: impl Fn() + Sync,
+    mut check: impl FnMut(u32),
+) {
+    /// Lets the other thread run out when an assertion failed on this one.
+    struct Release<'a>(&'a AtomicU32);
+    impl Drop for Release<'_> {
+        fn drop(&mut self) {
+            self.0.store(u32::MAX, Ordering::SeqCst);
+        }
+    }
+    let started = AtomicU32::new(0);
+    let finished = AtomicU32::new(0);
+    let wait_for = |counter: &AtomicU32, round: u32| {
+        let mut spins = 0u32;
+        while counter.load(Ordering::SeqCst) < round {
+            spins += 1;
+            // The other thread may need this very CPU.
+            if spins.is_multiple_of(2000) {
+                std::thread::yield_now();
+            }
+        }
+    };
+    let delay = |spins: u32| (0..spins).for_each(|_| std::hint::spin_loop());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..=rounds {
+                wait_for(&started, round);
+                delay(round.wrapping_mul(7919) % spread);
+                there();
+                finished.store(round, Ordering::SeqCst);
+            }
+        });
+        let _release = Release(&started);
+        for round in 1..=rounds {
+            started.store(round, Ordering::SeqCst);
+            delay(round.wrapping_mul(104_729) % spread);
+            here();
+            wait_for(&finished, round);
+            check(round);
+        }
+    });
 }
 
 /// Puts a structure into guest memory.

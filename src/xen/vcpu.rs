@@ -26,6 +26,8 @@ pub(super) struct Vcpu {
     pub waiting: AtomicU64,
     /// Its bit in `Domain::pollers` is set. Its own thread's only.
     pub polling: AtomicBool,
+    /// Its runstate is `Blocked` by a wait of its own. Its own thread's only.
+    pub blocked: AtomicBool,
     /// An upcall was raised since its last entry.
     pub upcall_raised: AtomicBool,
     /// Work to do before its next entry.
@@ -66,6 +68,7 @@ impl Vcpu {
             virqs: Default::default(),
             waiting: AtomicU64::new(0),
             polling: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             upcall_raised: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             initialised: AtomicBool::new(id == 0),
@@ -73,15 +76,6 @@ impl Vcpu {
             areas: Mutex::new(ClockAreas::default()),
             runstate: Mutex::new(Runstate::new(now_ns)),
             timers: Mutex::new(Timers::default()),
-        }
-    }
-
-    /// A vCPU that runs or calls is up, however it was started: secondary
-    /// vCPUs come by INIT and SIPI through a LAPIC that is not ours.
-    pub(super) fn mark_running(&self) {
-        if !self.up.load(Ordering::Relaxed) {
-            self.initialised.store(true, Ordering::Relaxed);
-            self.up.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -36,9 +36,7 @@ pub(super) fn op(call: &mut Call<'_>, cmd: u64, vcpuid: u64, arg: u64) -> Reply 
     let domain = call.domain;
     let vcpu = u32::try_from(vcpuid).map_err(|_| Errno::ENOENT)?;
     let state = domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
-    if let Some(caller) = domain.vcpu(call.vcpu) {
-        caller.mark_running();
-    }
+    domain.seen_running(call.vcpu);
     match u32::try_from(cmd).map_err(|_| Errno::ENOSYS)? {
         VCPUOP_INITIALISE => {
             // The start state is a register set that the machine can not take

@@ -16,7 +16,7 @@ fn kernels(dir: &Path, depth: u32, found: &mut Vec<PathBuf>) {
         let name = entry.file_name().to_string_lossy().into_owned();
         if path.is_dir() && depth > 0 {
             kernels(&path, depth - 1, found);
-        } else if name.starts_with("vmlinuz-") && !name.ends_with(".payload") {
+        } else if name == "vmlinuz" || name.starts_with("vmlinuz-") {
             found.push(path);
         }
     }
@@ -28,7 +28,7 @@ fn debian_kernels_load() {
     let mut found = Vec::new();
     kernels(&cache, 4, &mut found);
     if found.is_empty() {
-        println!("SKIPPED debian_kernels_load: no vmlinuz-* below {}", cache.display());
+        eprintln!("SKIPPED debian_kernels_load: no vmlinuz below {}", cache.display());
     }
     for path in found {
         let (layout, ram) = super::machine(512);

@@ -166,8 +166,9 @@ pub fn pack(packing: Packing, data: &[u8]) -> Vec<u8> {
     let mut packed = match packing {
         Packing::Lz4 => lz4_legacy(data),
         Packing::Zstd => {
-            use ruzstd::encoding::{CompressionLevel, compress_to_vec};
-            compress_to_vec(data, CompressionLevel::Fastest)
+            let mut packed = Vec::with_capacity(zstd_safe::compress_bound(data.len()));
+            zstd_safe::compress(&mut packed, data, 19).unwrap();
+            packed
         }
         Packing::Xz => {
             let mut options = lzma_rust2::XzOptions::with_preset(6);

@@ -9,6 +9,7 @@ use super::error::hex_start;
 use super::source::to_usize;
 use std::fmt;
 use std::io::Read;
+use std::sync::{Mutex, PoisonError};
 
 /// How a payload is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +51,6 @@ impl Compression {
 const SIZE_BYTES: usize = 4;
 /// Unpacked bytes of every LZ4 block but the last.
 const LZ4_BLOCK: usize = 8 << 20;
-/// The kernel is packed with windows of up to 128 MiB (`zstd --ultra -22`).
-const ZSTD_WINDOW: u64 = 128 << 20;
 
 /// Unpacks `payload` into at most `limit` bytes.
 pub(super) fn unpack(payload: &[u8], limit: u64) -> Result<(Vec<u8>, Compression), LoadError> {
@@ -80,32 +79,58 @@ pub(super) fn unpack(payload: &[u8], limit: u64) -> Result<(Vec<u8>, Compression
     Ok((output, compression))
 }
 
+/// One LZ4 block and the place for what it unpacks to.
+type Lz4Job<'a> = (&'a [u8], &'a mut [u8]);
+
 /// Legacy frame: a magic, then blocks, each with its packed size in front. All
-/// but the last unpack to [`LZ4_BLOCK`] bytes.
+/// but the last unpack to [`LZ4_BLOCK`] bytes, and none refers to another, so
+/// that the host's CPUs can share them.
 fn unpack_lz4(packed: &[u8], output: &mut [u8]) -> Result<usize, String> {
-    let mut rest = packed.get(4..).unwrap_or_default();
+    let jobs = lz4_jobs(packed.get(4..).unwrap_or_default(), output)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+    let queue = Mutex::new(jobs.into_iter());
+    let work = || {
+        let mut written = 0;
+        loop {
+            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((block, chunk)) = job else { return Ok(written) };
+            let count = lz4_flex::block::decompress_into(block, chunk);
+            let count = count.map_err(|e| e.to_string())?;
+            if count != chunk.len() {
+                return Err(format!("a block of {count} bytes instead of {}", chunk.len()));
+            }
+            written += count;
+        }
+    };
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut written = work();
+        for helper in helpers {
+            let more = helper.join().unwrap_or_else(|_| Err("the unpacker panicked".to_owned()));
+            written = written.and_then(|sum: usize| Ok(sum + more?));
+        }
+        written
+    })
+}
+
+fn lz4_jobs<'a>(mut rest: &'a [u8], output: &'a mut [u8]) -> Result<Vec<Lz4Job<'a>>, String> {
     let mut chunks = output.chunks_mut(LZ4_BLOCK);
-    let mut written = 0;
+    let mut jobs = Vec::new();
     while let Some((size, tail)) = rest.split_first_chunk::<4>() {
         let size = u32::from_le_bytes(*size);
         let block = usize::try_from(size).ok().and_then(|s| tail.split_at_checked(s));
-        let (block, tail) = block
-            .ok_or_else(|| format!("a block of {size} bytes, only {} are left", tail.len()))?;
-        let chunk = chunks.next().ok_or("more blocks than its size allows")?;
-        let count = lz4_flex::block::decompress_into(block, chunk).map_err(|e| e.to_string())?;
-        written += count;
-        if count < chunk.len() {
-            return Ok(written);
-        }
+        let (block, tail) =
+            block.ok_or_else(|| format!("a block of {size} bytes, {} are left", tail.len()))?;
+        jobs.push((block, chunks.next().ok_or("more blocks than its size allows")?));
         rest = tail;
     }
-    Ok(written)
+    Ok(jobs)
 }
 
+/// With the whole output at hand no window is kept beside it, so that the
+/// 128 MiB windows of `zstd --ultra -22` cost nothing.
 fn unpack_zstd(packed: &[u8], output: &mut [u8]) -> Result<usize, String> {
-    let mut decoder = ruzstd::decoding::FrameDecoder::new();
-    decoder.set_max_window_size(ZSTD_WINDOW);
-    decoder.decode_all(packed, output).map_err(|e| e.to_string())
+    zstd_safe::decompress(output, packed).map_err(|code| zstd_safe::get_error_name(code).to_owned())
 }
 
 /// Reads until `output` is full, and then that nothing follows.

@@ -5,6 +5,7 @@ use crate::vmm::memory::GuestRam;
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use vm_memory::{Bytes, GuestAddress};
@@ -108,7 +109,7 @@ impl Image<'_> {
         match self {
             Self::Bytes(bytes) => {
                 let range = to_usize(offset)..to_usize(offset + size);
-                ram.write_slice(&bytes[range], GuestAddress(addr))?;
+                write_nonzero(ram, &bytes[range], addr)?;
             }
             Self::File { file, .. } => {
                 let mut file: &File = file;
@@ -126,6 +127,32 @@ impl Image<'_> {
         }
         Ok(())
     }
+}
+
+/// Writes the pages of `bytes` that hold anything but zeros. Fresh memory is
+/// zero already, and a page that is never touched costs the host nothing; a
+/// vmlinux carries its .bss as zeros, a quarter of its size.
+fn write_nonzero(ram: &GuestRam, bytes: &[u8], addr: u64) -> Result<(), LoadError> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let write = |range: Range<usize>| {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let to = GuestAddress(addr + range.start as u64);
+        ram.write_slice(&bytes[range], to)
+    };
+    // One write for each run of pages with contents.
+    let mut run = 0;
+    let mut at = 0;
+    for page in bytes.chunks(ZEROS.len()) {
+        let next = at + page.len();
+        if page == &ZEROS[..page.len()] {
+            write(run..at)?;
+            run = next;
+        }
+        at = next;
+    }
+    Ok(write(run..at)?)
 }
 
 /// Lossless: `usize` has 64 bits on x86-64.

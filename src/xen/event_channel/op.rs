@@ -66,7 +66,9 @@ pub(in super::super) fn op(call: &mut Call<'_>, cmd: u64, arg: u64) -> Reply {
         EVTCHNOP_RESET => {
             let args: EvtchnReset = call.read(arg)?;
             check_own(domain, args.dom)?;
-            for port in 1..read(&domain.layout).ports() {
+            // Read before the loop, whose own look would wait behind a writer.
+            let limit = read(&domain.layout).ports();
+            for port in 1..limit {
                 // A port that is free answers EINVAL, which is no failure here.
                 let _ = close(domain, port);
             }

@@ -1,12 +1,13 @@
 //! Every sub-operation of `sched_op`, good and bad; polls and their wake-ups.
 
-use std::time::{Duration, Instant};
+use std::cell::Cell;
 
 use xen_abi::sched::{
     SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SOFT_RESET, SHUTDOWN_SUSPEND,
 };
 
-use super::super::test_platform::{RAM_SIZE, domain, put, with_call, with_width};
+use super::super::shared_info;
+use super::super::test_platform::{RAM_SIZE, domain, put, race, with_call, with_width};
 use super::*;
 
 const ARG: u64 = 0x1000;
@@ -194,41 +195,45 @@ fn block_waits_for_an_upcall() {
     assert_eq!(call_op(&domain, 0, SCHEDOP_BLOCK, 0), DONE, "an upcall is pending");
 }
 
-/// A vCPU polls a masked port that another thread raises: no raise may pass it
-/// by, whether it comes before, during or after its decision to wait.
+#[test]
+fn waiting_is_time_blocked() {
+    let (domain, _, clock) = domain(1);
+    domain.seen_running(0);
+    clock.set_ns(100);
+    assert!(matches!(call_poll(&domain, &[1], 500), Ok(Outcome::Wait { .. })));
+    clock.set_ns(500);
+    domain.before_entry(0);
+    clock.set_ns(600);
+    domain.before_entry(0);
+    assert_eq!(domain.runstate_times_ns(0), Some([200, 0, 400, 0]));
+}
+
+/// A vCPU polls a masked port that another thread raises: the event must not
+/// pass it by, whether it comes before, during or after its decision to wait.
 #[test]
 fn no_wake_up_is_lost() {
-    const ROUNDS: u32 = 3000;
+    const PAGE: u64 = 0x1_0000;
     let (domain, ..) = domain(2);
-    // Port 1 stays masked: only the poll sees it.
-    let pending = 0x1_0000;
-    super::super::shared_info::place(&domain, 0, pending >> 12, Width::Bits64).unwrap();
-    let word = |offset: u64| vm_memory::GuestAddress(pending + offset);
-    use vm_memory::Bytes;
-    domain.memory().write_obj(u64::MAX, word(0xa00)).unwrap();
-    let turn = AtomicU32::new(0);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for round in 0..ROUNDS {
-                while turn.load(Ordering::SeqCst) != round {
-                    std::thread::yield_now();
-                }
-                domain.set_pending(1, 1);
-            }
-        });
-        for round in 0..ROUNDS {
-            // Raised from here on.
-            turn.store(round, Ordering::SeqCst);
-            let start = Instant::now();
-            while !domain.event_pending(1) {
-                let outcome = call_poll(&domain, &[1], 0);
-                while outcome != DONE && domain.still_waiting(0) {
-                    assert!(start.elapsed() < Duration::from_secs(20), "lost in round {round}");
-                    std::thread::yield_now();
-                }
-                domain.before_entry(0);
-            }
-            super::super::atomic::and_u64(&domain.memory(), pending + 0x800, !2);
-        }
-    });
+    shared_info::place(&domain, 0, PAGE >> 12, Width::Bits64).unwrap();
+    // Masked: no upcall, only the poll sees it.
+    put(&domain, PAGE + 0xa00, &u64::MAX);
+    // Many ports after the one that is raised: a long way from looking at it
+    // to waiting.
+    let ports: Vec<u32> = (1..=100).collect();
+    let waited = Cell::new(0);
+    race(
+        2000,
+        1000,
+        || match call_poll(&domain, &ports, 0) {
+            Ok(Outcome::Wait { deadline_ns: None }) => waited.set(waited.get() + 1),
+            outcome => assert_eq!(outcome, DONE),
+        },
+        || domain.set_pending(1, 1),
+        |round| {
+            assert!(!domain.still_waiting(0), "round {round}: asleep over a pending event");
+            domain.before_entry(0);
+            put(&domain, PAGE + 0x800, &0u64);
+        },
+    );
+    println!("waited in {} of 2000 rounds", waited.get());
 }

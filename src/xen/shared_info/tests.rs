@@ -2,8 +2,10 @@
 
 use xen_abi::arch_x86::{SharedInfo, VcpuInfo};
 
-use super::super::test_platform::{HIGH_RAM, HIGH_RAM_SIZE, RAM_SIZE, domain, get, is_dirty};
-use super::super::{VcpuArea, event_channel};
+use super::super::VcpuArea;
+use super::super::test_platform::{
+    HIGH_RAM, HIGH_RAM_SIZE, RAM_SIZE, domain, get, is_dirty, put, race,
+};
 use super::*;
 
 fn map(domain: &Domain, gfn: u64) -> Result<(), Errno> {
@@ -43,7 +45,6 @@ fn events_before_the_mapping_are_found_after_it() {
     assert_eq!(page.evtchn_pending[2], 4);
     assert_eq!(page.vcpu_info[1].evtchn_pending_sel, 4);
     assert_eq!(page.vcpu_info[1].evtchn_upcall_pending, 1);
-    let _ = event_channel::op;
 }
 
 #[test]
@@ -125,7 +126,7 @@ fn updates_on_request_are_counted_only_if_they_change_something() {
     assert_eq!(get::<SharedInfo>(&domain, 0x5000), before, "the line holds");
     assert_eq!(domain.clock_page_rewrites(), 0);
     // Somebody scribbled on it: put right, on that vCPU's own thread.
-    super::super::test_platform::put(&domain, 0x5060 + 24, &7u32);
+    put(&domain, 0x5060 + 24, &7u32);
     domain.request_clock_update(1);
     domain.before_entry(0);
     assert_eq!(get::<u32>(&domain, 0x5060 + 24), 7);
@@ -145,4 +146,28 @@ fn the_wallclock_follows_its_epoch() {
     domain.refresh_wallclock();
     let page: SharedInfo = get(&domain, 0x5000);
     assert_eq!((page.wc_sec, page.wc_sec_hi, page.wc_version % 2), (9, 1, 0));
+}
+
+/// Events that are raised while the page moves are in it afterwards.
+#[test]
+fn none_is_lost_on_the_move() {
+    let (domain, ..) = domain(1);
+    map(&domain, 5).unwrap();
+    race(
+        1500,
+        200,
+        || {
+            let other = if domain.shared_info_address().unwrap().0 == 0x5000 { 6 } else { 5 };
+            map(&domain, other).unwrap();
+        },
+        || domain.set_pending(77, 0),
+        |round| {
+            let page = domain.shared_info_address().unwrap().0;
+            assert_eq!(get::<u64>(&domain, page + 0x808), 1 << 13, "round {round}");
+            assert_eq!(get::<[u64; 2]>(&domain, page), [1, 2], "round {round}");
+            put(&domain, page, &[0u64; 2]);
+            put(&domain, page + 0x808, &0u64);
+        },
+    );
+    assert_eq!(domain.events_delivered(), 1500);
 }

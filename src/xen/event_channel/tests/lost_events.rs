@@ -1,10 +1,12 @@
 //! A guest on one thread, senders on others: no event may be lost.
 
+use std::cell::Cell;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileMemory};
 
+use super::super::super::test_platform::race;
 use super::super::super::upcall::set_vector;
 use super::*;
 
@@ -105,4 +107,33 @@ fn none_between_two_senders_and_a_masking_guest() {
             std::thread::yield_now();
         }
     });
+}
+
+/// An event races with the unmasking of its port: one of the two must tell.
+#[test]
+fn none_between_raising_and_unmasking() {
+    let (domain, platform, _) = domain(1);
+    shared_info::place(&domain, 0, PAGE >> 12, Width::Bits64).unwrap();
+    set_vector(&domain, 0, 0xf3).unwrap();
+    let port = bind_ipi(&domain, 0).unwrap();
+    let bit = 1u64 << port;
+    put(&domain, PAGE + 0xa00, &bit);
+    let by_unmasking = Cell::new(0);
+    race(
+        10_000,
+        61,
+        || {
+            domain.unmask(port, 0);
+            by_unmasking.set(by_unmasking.get() + u32::from(domain.upcall_pending(0)));
+        },
+        || domain.set_pending(port, 0),
+        |round| {
+            assert_eq!(platform.take().vectors, [(0, 0xf3)], "round {round}");
+            assert_eq!(get::<u64>(&domain, PAGE + 8), 1, "round {round}: selector");
+            put(&domain, PAGE, &[0u64; 2]);
+            put(&domain, PAGE + 0x800, &0u64);
+            put(&domain, PAGE + 0xa00, &bit);
+        },
+    );
+    println!("told by the unmasking thread in {} of 10000 rounds", by_unmasking.get());
 }

@@ -1,0 +1,41 @@
+# shellcheck shell=bash
+# Counting of test cells: each is named, runs, and passes, fails or is skipped.
+
+CELLS_PASSED=0
+CELLS_FAILED=0
+CELLS_SKIPPED=0
+CELLS_FAILED_NAMES=()
+
+# cell NAME COMMAND…: runs the command with its output kept, shows it on failure.
+cell() {
+    local name="$1" log began=$SECONDS status=0
+    shift
+    log="$CACHE/test-logs/${name//[^A-Za-z0-9._-]/_}.log"
+    mkdir -p "$CACHE/test-logs"
+    "$@" >"$log" 2>&1 || status=$?
+    if [[ $status -eq 0 ]]; then
+        CELLS_PASSED=$((CELLS_PASSED + 1))
+        printf 'ok    %-52s %4ds\n' "$name" $((SECONDS - began))
+    else
+        CELLS_FAILED=$((CELLS_FAILED + 1))
+        CELLS_FAILED_NAMES+=("$name")
+        printf 'FAIL  %-52s %4ds (status %d)\n' "$name" $((SECONDS - began)) "$status"
+        tail -n 40 "$log" | sed 's/^/      | /'
+    fi
+}
+
+# skip NAME REASON…: counts a cell that cannot run here, and says so loudly.
+skip() {
+    CELLS_SKIPPED=$((CELLS_SKIPPED + 1))
+    printf 'SKIP  %s: %s\n' "$1" "${*:2}"
+}
+
+# cells_end: the summary; fails when a cell did.
+cells_end() {
+    local name
+    for name in ${CELLS_FAILED_NAMES[@]+"${CELLS_FAILED_NAMES[@]}"}; do
+        printf 'failed: %s (log: %s)\n' "$name" "$CACHE/test-logs/${name//[^A-Za-z0-9._-]/_}.log"
+    done
+    printf '%d passed, %d failed, %d skipped\n' "$CELLS_PASSED" "$CELLS_FAILED" "$CELLS_SKIPPED"
+    [[ $CELLS_FAILED -eq 0 ]]
+}
