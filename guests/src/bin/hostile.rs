@@ -17,11 +17,12 @@ use guests::{checks, entry, hypercall, println, shared};
 use xen_abi::cpuid::XEN_CPUID_LEAF_TIME;
 use xen_abi::errno::Errno;
 use xen_abi::hypercall::{
-    HYPERVISOR_IRET, HYPERVISOR_MULTICALL, HYPERVISOR_SCHED_OP, HYPERVISOR_SCHED_OP_COMPAT,
-    HYPERVISOR_VCPU_OP, HYPERVISOR_XEN_VERSION,
+    HYPERVISOR_GRANT_TABLE_OP, HYPERVISOR_IRET, HYPERVISOR_MULTICALL, HYPERVISOR_SCHED_OP,
+    HYPERVISOR_SCHED_OP_COMPAT, HYPERVISOR_VCPU_OP, HYPERVISOR_XEN_VERSION,
 };
 use xen_abi::sched::{
-    SCHEDOP_BLOCK, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN, SCHEDOP_WATCHDOG,
+    SCHEDOP_BLOCK, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN, SCHEDOP_SHUTDOWN_CODE,
+    SCHEDOP_WATCHDOG,
 };
 use xen_abi::vcpu::{VCPUOP_DOWN, VCPUOP_SEND_NMI};
 use xen_abi::version::{FeatureInfo, XENVER_GET_FEATURES};
@@ -130,7 +131,7 @@ fn hostile_call(random: &mut Random) -> (u64, [u64; 6]) {
         }
         let count = random.below(MULTICALL_ENTRIES as u64 + 1);
         let huge = random.below(16) == 0;
-        let list = if huge { bad_address(random) } else { sandbox_address(0) };
+        let list = if huge { unmapped_address(random) } else { sandbox_address(0) };
         return (number, [list, if huge { random.next() } else { count }, 0, 0, 0, 0]);
     }
     (number, single_call(random, number))
@@ -155,13 +156,23 @@ fn single_call(random: &mut Random, number: u64) -> [u64; 6] {
         // noticed first, or does not come at all.
         HYPERVISOR_SCHED_OP => match operation {
             SCHEDOP_BLOCK => arguments[0] = 0,
-            SCHEDOP_SHUTDOWN | SCHEDOP_POLL | SCHEDOP_REMOTE_SHUTDOWN | SCHEDOP_WATCHDOG => {
+            SCHEDOP_SHUTDOWN
+            | SCHEDOP_SHUTDOWN_CODE
+            | SCHEDOP_POLL
+            | SCHEDOP_REMOTE_SHUTDOWN
+            | SCHEDOP_WATCHDOG => {
                 arguments[1] = unmapped_address(random);
             }
             _ => {}
         },
         // Takes its reason as a plain number.
         HYPERVISOR_SCHED_OP_COMPAT => arguments[0] = 3 + random.below(100),
+        // Xen answers in the list itself, however long: a long one in the sandbox
+        // would end in this guest's code.
+        HYPERVISOR_GRANT_TABLE_OP => match random.below(4) {
+            0 => arguments[1] = unmapped_address(random),
+            _ => arguments[2] = random.below(400),
+        },
         HYPERVISOR_VCPU_OP if matches!(operation, VCPUOP_DOWN | VCPUOP_SEND_NMI) => {
             arguments[1] = 1000 + random.below(1 << 40);
         }
