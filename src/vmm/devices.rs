@@ -13,6 +13,10 @@ use super::output::ConsoleOutput;
 const COM1: std::ops::RangeInclusive<u16> = acpi::COM1_PORT..=acpi::COM1_PORT + 7;
 /// Xen's debug port: a byte written here goes to the hypervisor's console.
 const DEBUG_PORT: u16 = 0xe9;
+/// A timer that is not there. Linux calibrates its TSC against it, and while it
+/// reads all ones waits 100 000 reads for it to count down; a zero tells it at
+/// once that there is nothing to see. It has the frequency from Xen anyway.
+const PIT_CHANNEL_2: u16 = 0x42;
 /// The keyboard controller, for the one command that resets a PC.
 const KEYBOARD_COMMAND: u16 = 0x64;
 const KEYBOARD_RESET: u8 = 0xfe;
@@ -62,7 +66,7 @@ impl PortDevices {
         if COM1.contains(&port) {
             // The offset is below 8: the range is eight ports.
             *byte = self.serial().read((port - COM1.start()).to_le_bytes()[0]);
-        } else if port == acpi::SLEEP_STATUS_PORT {
+        } else if matches!(port, acpi::SLEEP_STATUS_PORT | PIT_CHANNEL_2) {
             *byte = 0;
         }
     }

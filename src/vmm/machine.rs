@@ -169,7 +169,9 @@ impl Machine {
         // What needs no KVM is checked first: its errors are the same everywhere.
         check_cpus(config.cpus, MAX_VCPUS)?;
         let (layout, ram) = make_memory(config.memory)?;
+        tracing::debug!("guest memory is mapped");
         let boot = load(&ram, &layout, config)?;
+        tracing::debug!("the kernel is loaded");
         let (kvm, caps) = Capabilities::probe(&config.kvm_device)?;
         check_cpus(config.cpus, caps.max_vcpus.min(MAX_VCPUS))?;
         let hypercalls = match config.hypercalls {
@@ -180,6 +182,7 @@ impl Machine {
             caps.check_guarded()?;
         }
         let vm = XenVm::new(&kvm, &ram, XenVmConfig { vcpus: config.cpus, hypercalls })?;
+        tracing::debug!("the VM is made");
         let memory = GuestRamHandle::new(ram);
 
         let (output, writer) = ConsoleOutput::start(sink).map_err(host("a console thread"))?;
@@ -217,6 +220,7 @@ impl Machine {
         let devices = PortDevices::new(line, to(Console::Serial), to(Console::Hvc));
         platform.start(&domain).map_err(host("the timer thread"))?;
         let XenVm { vm, vcpus, clock, .. } = vm;
+        tracing::debug!("ready to run");
         let exit = ExitLatch::default();
         Ok(Self {
             shared: Arc::new(Shared { domain, platform, vm, devices, exit }),
