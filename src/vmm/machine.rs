@@ -24,7 +24,7 @@ use crate::clock::SystemTimeLine;
 use crate::host::read_realtime;
 use crate::kvm::{
     Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
-    ProbeError, XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid,
+    ProbeError, XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid, share_registers,
 };
 use crate::pages::{GuestRam, GuestRamHandle};
 use crate::xen::{Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, cpuid};
@@ -181,7 +181,7 @@ impl Machine {
         if config.clock == ClockMode::Guarded {
             caps.check_guarded()?;
         }
-        let vm = XenVm::new(&kvm, &ram, XenVmConfig { vcpus: config.cpus, hypercalls })?;
+        let mut vm = XenVm::new(&kvm, &ram, XenVmConfig { vcpus: config.cpus, hypercalls })?;
         tracing::debug!("the VM is made");
         let memory = GuestRamHandle::new(ram);
 
@@ -212,6 +212,7 @@ impl Machine {
             error: std::io::Error::from_raw_os_error(errno.0),
         })?;
         set_up_vcpus(&kvm, &vm, &domain_config, &boot)?;
+        vm.vcpus.iter_mut().for_each(|fd| share_registers(fd, hypercalls, caps.sync_regs));
 
         let line = EventFd::new(libc::EFD_NONBLOCK).map_err(host("an eventfd"))?;
         vm.vm.register_irqfd(&line, acpi::COM1_GSI).map_err(|error| {
