@@ -14,6 +14,7 @@ use crate::xen::{CallingVcpu, Hypercall};
 
 const KVM_EXIT_XEN: u32 = 34;
 const KVM_EXIT_XEN_HCALL: u32 = 1;
+const PAGE_OFFSET: u64 = 0xfff;
 const CR0_PE: u64 = 1;
 const EFER_LMA: u64 = 1 << 10;
 
@@ -22,12 +23,15 @@ pub struct VcpuAccess<'a> {
     id: u32,
     paging: Paging,
     memory: &'a GuestRam,
+    /// The last page and where it lies. Arguments lie together, and the vCPU
+    /// stands still for this one hypercall, so it holds.
+    last: Option<(u64, u64)>,
 }
 
 impl<'a> VcpuAccess<'a> {
     /// vCPU `id`, which translates as `paging` says.
     pub fn new(id: u32, paging: Paging, memory: &'a GuestRam) -> Self {
-        Self { id, paging, memory }
+        Self { id, paging, memory, last: None }
     }
 }
 
@@ -37,7 +41,13 @@ impl CallingVcpu for VcpuAccess<'_> {
     }
 
     fn translate(&mut self, linear: u64) -> Option<GuestAddress> {
-        self.paging.translate(self.memory, linear)
+        let (page, offset) = (linear & !PAGE_OFFSET, linear & PAGE_OFFSET);
+        let frame = match self.last {
+            Some((last, frame)) if last == page => frame,
+            _ => self.paging.translate(self.memory, page)?.0,
+        };
+        self.last = Some((page, frame));
+        Some(GuestAddress(frame | offset))
     }
 }
 
