@@ -70,7 +70,7 @@ pub fn print(args: fmt::Arguments<'_>) {
     let _ = Port::take().write_fmt(args);
 }
 
-/// Prints a line for people. Lines for programs are made by [`report!`].
+/// Prints a line for people. Lines for programs are made by [`report!`](crate::report!).
 #[macro_export]
 macro_rules! println {
     ($($arg:tt)*) => { $crate::serial::print(format_args!("{}\n", format_args!($($arg)*))) };

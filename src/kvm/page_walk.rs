@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn four_levels() {
         // Linear 0xffff_8080_4020_1abc: indices 257, 1, 1, 1.
-        let linear = 0xffff_8080_4020_1abc_u64 + (0 << 12);
+        let linear = 0xffff_8080_4020_1abc_u64;
         let ram = memory(&[
             (0x1000 + 257 * 8, 0x2003),
             (0x2000 + 8, 0x3003),
