@@ -4,8 +4,8 @@
 use core::fmt::Debug;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::println;
 use crate::rt::Exit;
+use crate::{println, report};
 
 static PASSED: AtomicU32 = AtomicU32::new(0);
 static FAILED: AtomicU32 = AtomicU32::new(0);
@@ -33,6 +33,6 @@ pub fn holds<T: Debug>(name: &str, condition: bool, seen: T) {
 /// Prints the sums as `KVMXEN <topic> passed=… failed=…` and says how to end.
 pub fn finish(topic: &str) -> Exit {
     let failed = FAILED.load(Ordering::Acquire);
-    println!("KVMXEN {topic} passed={} failed={failed}", PASSED.load(Ordering::Acquire));
+    report!(topic; passed = PASSED.load(Ordering::Acquire), failed = failed);
     Exit::passed(failed == 0)
 }

@@ -111,15 +111,3 @@ pub fn spin_cycles(cycles: u64) {
         core::hint::spin_loop();
     }
 }
-
-/// Lets a software KVM return to native execution.
-///
-/// After an exit such a KVM interprets the next 1024 instructions or so, and
-/// its interpreter does not know all of SSE, which formatting uses. On hardware
-/// this costs a microsecond.
-pub fn settle() {
-    // SAFETY: counts a register down.
-    unsafe {
-        asm!("2: dec {0:e}", "jnz 2b", inout(reg) 2048 => _, options(nomem, nostack));
-    }
-}

@@ -15,6 +15,7 @@ pub mod hypercall;
 pub mod interrupts;
 pub mod lapic;
 pub mod pvclock;
+pub mod report;
 pub mod rt;
 pub mod serial;
 pub mod shared;

@@ -12,7 +12,7 @@ use xen_abi::sched::{
 };
 
 use crate::start_info::Machine;
-use crate::{cpu, hypercall, interrupts, lapic, println};
+use crate::{cpu, hypercall, interrupts, lapic, println, report};
 
 /// How a guest ends: the reasons of `SCHEDOP_shutdown`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub(crate) extern "C" fn bsp_main(start_info: u64) -> ! {
     lapic::enable();
     let machine = Machine::read(start_info);
     if hypercall::init().is_none() {
-        println!("KVMXEN error no Xen signature in CPUID; cmdline={:?}", machine.cmdline());
+        report!("error no Xen signature in CPUID"; cmdline = machine.cmdline());
         shutdown(Exit::Crash);
     }
     shutdown(guest_main(&machine))
@@ -73,7 +73,7 @@ pub fn shutdown(exit: Exit) -> ! {
     if hypercall::base_leaf().is_some() {
         let mut shutdown = SchedShutdown { reason };
         let answer = hypercall::call(HYPERVISOR_SCHED_OP, SCHEDOP_SHUTDOWN, &mut shutdown);
-        println!("KVMXEN error SCHEDOP_shutdown returned {answer}");
+        report!("error SCHEDOP_shutdown"; answer = answer);
     }
     for port in [0x604, 0xb004] {
         cpu::outw(port, 0x2000);

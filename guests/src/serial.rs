@@ -4,7 +4,7 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::cpu::{inb, outb, settle};
+use crate::cpu::{inb, outb};
 
 const PORT: u16 = 0x3f8;
 const LINE_STATUS: u16 = PORT + 5;
@@ -16,39 +16,25 @@ const MAX_SPINS: u32 = 50_000_000;
 
 static BUSY: AtomicBool = AtomicBool::new(false);
 
-/// Longest line; what is beyond is lost.
-const LINE_BYTES: usize = 1024;
+/// The port, held by one CPU until dropped: lines of different CPUs do not mix.
+/// Not for interrupt handlers, except for one that ends the guest.
+#[derive(Debug)]
+pub struct Port(());
 
-/// A line is formatted as a whole before its first byte goes out: no formatting
-/// between two exits to the VMM, see [`settle`].
-struct Line {
-    bytes: [u8; LINE_BYTES],
-    length: usize,
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for &byte in text.as_bytes() {
-            *self.bytes.get_mut(self.length).ok_or(fmt::Error)? = byte;
-            self.length += 1;
+impl Port {
+    /// Waits for the port, within bounds.
+    #[must_use]
+    pub fn take() -> Self {
+        let mut spins = 0;
+        while BUSY.swap(true, Ordering::Acquire) && spins < MAX_SPINS {
+            core::hint::spin_loop();
+            spins += 1;
         }
-        Ok(())
+        Self(())
     }
-}
 
-/// Writes formatted text; lines of different CPUs do not mix. Not for use in
-/// interrupt handlers, except for one that ends the guest.
-pub fn print(args: fmt::Arguments<'_>) {
-    settle();
-    let mut line = Line { bytes: [0; LINE_BYTES], length: 0 };
-    // Fails only when the line is too long, and then prints its start.
-    let _ = line.write_fmt(args);
-    let mut spins = 0;
-    while BUSY.swap(true, Ordering::Acquire) && spins < MAX_SPINS {
-        core::hint::spin_loop();
-        spins += 1;
-    }
-    for &byte in line.bytes.get(..line.length).unwrap_or_default() {
+    /// Writes one byte.
+    pub fn byte(&self, byte: u8) {
         for _ in 0..MAX_POLLS {
             if inb(LINE_STATUS) & TRANSMITTER_EMPTY != 0 {
                 break;
@@ -56,13 +42,36 @@ pub fn print(args: fmt::Arguments<'_>) {
         }
         outb(PORT, byte);
     }
-    BUSY.store(false, Ordering::Release);
-    settle();
+
+    /// Writes text.
+    pub fn text(&self, text: &str) {
+        for &byte in text.as_bytes() {
+            self.byte(byte);
+        }
+    }
 }
 
-/// Prints a line to the serial port.
+impl Write for Port {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.text(text);
+        Ok(())
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        BUSY.store(false, Ordering::Release);
+    }
+}
+
+/// Writes formatted text.
+pub fn print(args: fmt::Arguments<'_>) {
+    // The port itself never fails.
+    let _ = Port::take().write_fmt(args);
+}
+
+/// Prints a line for people. Lines for programs are made by [`report!`](crate::report!).
 #[macro_export]
 macro_rules! println {
-    () => { $crate::serial::print(format_args!("\n")) };
     ($($arg:tt)*) => { $crate::serial::print(format_args!("{}\n", format_args!($($arg)*))) };
 }

@@ -72,7 +72,7 @@ pub fn start(machine: &Machine) -> usize {
             core::hint::spin_loop();
         }
         if cpus() == index {
-            crate::println!("KVMXEN error cpu with apic id {apic_id} did not start");
+            crate::report!("error cpu did not start"; apic_id = apic_id);
             // It might still come, on a stack that the next one would share.
             break;
         }

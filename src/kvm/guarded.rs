@@ -83,6 +83,8 @@ pub struct Guarded {
     /// Whether there is anything to watch, so that owned mode pays for a load
     /// and not for a lock at each exit. Follows `State::report.active`.
     active: AtomicBool,
+    /// Whether the guest has been refused its callback vector.
+    refused: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -95,6 +97,7 @@ impl Guarded {
             mode,
             clock,
             active: active.into(),
+            refused: false.into(),
             state: Mutex::new(State { vcpus, report, correction: Correction::default() }),
         }
     }
@@ -140,7 +143,13 @@ impl Guarded {
     /// Returns the vCPUs that have something to register.
     pub(super) fn callback_vector(&self, vm: &VmFd, vector: u8) -> Result<Vec<u32>, Errno> {
         if self.mode == ClockMode::Owned {
-            tracing::warn!("the guest wants the VM-wide vector, which --clock owned can not give");
+            // Once: a guest may ask as often as it likes.
+            if !self.refused.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "the guest wants the VM-wide callback vector, which --clock owned can not \
+                     give it: use --clock auto"
+                );
+            }
             return Err(Errno::EINVAL);
         }
         let attr = kvm_xen_hvm_attr {
@@ -149,7 +158,7 @@ impl Guarded {
             u: kvm_xen_hvm_attr__bindgen_ty_1 { vector },
         };
         xen_hvm_set_attr(vm, &attr).map_err(|error| {
-            tracing::warn!(vector, %error, "KVM refused the VM-wide callback vector");
+            tracing::debug!(vector, %error, "KVM refused the VM-wide callback vector");
             Errno::EINVAL
         })?;
         let mut state = self.lock();
@@ -231,7 +240,7 @@ impl Guarded {
             found.shift,
         );
         let Ok(published) = published else {
-            tracing::warn!(vcpu, ?found, "KVM published a line that is none");
+            tracing::debug!(vcpu, ?found, "KVM published a line that is none");
             return;
         };
         let line = self.clock.adopt(published);

@@ -2,32 +2,36 @@
 
 #![expect(unsafe_code, reason = "kvm_run holds its exits in a union")]
 
-use kvm_bindings::kvm_run;
-use kvm_ioctls::VcpuFd;
+use kvm_bindings::{KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_run, kvm_sregs};
+use kvm_ioctls::{SyncReg, VcpuFd};
 use vm_memory::GuestAddress;
+use vmm_sys_util::errno::Error;
 
-use crate::pages::Width;
+use super::HypercallMode;
+use super::page_walk::Paging;
+use crate::pages::{GuestRam, Width};
 use crate::xen::{CallingVcpu, Hypercall};
 
 const KVM_EXIT_XEN: u32 = 34;
 const KVM_EXIT_XEN_HCALL: u32 = 1;
-const PAGE_MASK: u64 = 0xfff;
-const CR0_PG: u64 = 1 << 31;
+const PAGE_OFFSET: u64 = 0xfff;
+const CR0_PE: u64 = 1;
 const EFER_LMA: u64 = 1 << 10;
 
 /// A vCPU that stands at a hypercall.
 pub struct VcpuAccess<'a> {
     id: u32,
-    fd: &'a VcpuFd,
-    /// The last page translated: arguments lie together, and a translation is
-    /// an ioctl. It holds for this one hypercall, during which the vCPU stands.
+    paging: Paging,
+    memory: &'a GuestRam,
+    /// The last page and where it lies. Arguments lie together, and the vCPU
+    /// stands still for this one hypercall, so it holds.
     last: Option<(u64, u64)>,
 }
 
 impl<'a> VcpuAccess<'a> {
-    /// vCPU `id` of this file, for one hypercall.
-    pub fn new(id: u32, fd: &'a VcpuFd) -> Self {
-        Self { id, fd, last: None }
+    /// vCPU `id`, which translates as `paging` says.
+    pub fn new(id: u32, paging: Paging, memory: &'a GuestRam) -> Self {
+        Self { id, paging, memory, last: None }
     }
 }
 
@@ -37,20 +41,46 @@ impl CallingVcpu for VcpuAccess<'_> {
     }
 
     fn translate(&mut self, linear: u64) -> Option<GuestAddress> {
-        let (page, offset) = (linear & !PAGE_MASK, linear & PAGE_MASK);
-        if let Some((last, gpa)) = self.last
-            && last == page
-        {
-            return Some(GuestAddress(gpa | offset));
-        }
-        let found = self.fd.translate_gva(page).ok()?;
-        // KVM reports an unmapped address as valid = 0 or as all ones.
-        if found.valid == 0 || found.physical_address == u64::MAX {
-            return None;
-        }
-        self.last = Some((page, found.physical_address));
-        Some(GuestAddress(found.physical_address | offset))
+        let (page, offset) = (linear & !PAGE_OFFSET, linear & PAGE_OFFSET);
+        let frame = match self.last {
+            Some((last, frame)) if last == page => frame,
+            _ => self.paging.translate(self.memory, page)?.0,
+        };
+        self.last = Some((page, frame));
+        Some(GuestAddress(frame | offset))
     }
+}
+
+/// Has KVM put a vCPU's registers into `kvm_run` at each exit, as far as it can
+/// (`can` is [`Capabilities::sync_regs`](super::Capabilities)). An ioctl for
+/// them takes as long as the rest of a hypercall.
+pub fn share_registers(vcpu: &mut VcpuFd, hypercalls: HypercallMode, can: u32) {
+    if can & KVM_SYNC_X86_SREGS != 0 {
+        vcpu.set_sync_valid_reg(SyncReg::SystemRegister);
+    }
+    if hypercalls == HypercallMode::PortIo && can & KVM_SYNC_X86_REGS != 0 {
+        vcpu.set_sync_valid_reg(SyncReg::Register);
+    }
+}
+
+fn is_shared(vcpu: &mut VcpuFd, which: u32) -> bool {
+    vcpu.get_kvm_run().kvm_valid_regs & u64::from(which) != 0
+}
+
+fn system_registers(vcpu: &mut VcpuFd) -> Result<kvm_sregs, Error> {
+    if is_shared(vcpu, KVM_SYNC_X86_SREGS) {
+        return Ok(vcpu.sync_regs_mut().sregs);
+    }
+    vcpu.get_sregs()
+}
+
+/// How a vCPU translates addresses, after an exit.
+///
+/// # Errors
+/// Where KVM can not give the registers.
+pub fn paging(vcpu: &mut VcpuFd) -> Result<Paging, Error> {
+    let sregs = system_registers(vcpu)?;
+    Ok(Paging { cr0: sregs.cr0, cr3: sregs.cr3, cr4: sregs.cr4, efer: sregs.efer })
 }
 
 /// KVM_EXIT_XEN in a vCPU's `kvm_run`.
@@ -95,25 +125,37 @@ impl PortIoStub {
     ///
     /// # Errors
     /// Where KVM can not give the registers.
-    pub fn read(vcpu: &VcpuFd) -> Result<Hypercall, vmm_sys_util::errno::Error> {
-        let regs = vcpu.get_regs()?;
-        let sregs = vcpu.get_sregs()?;
+    pub fn read(vcpu: &mut VcpuFd) -> Result<Hypercall, Error> {
+        let regs = Self::registers(vcpu)?;
+        let sregs = system_registers(vcpu)?;
         let long_mode = sregs.efer & EFER_LMA != 0 && sregs.cs.l != 0;
         let (width, args) = if long_mode {
             (Width::Bits64, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9])
         } else {
             (Width::Bits32, [regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp])
         };
-        // Without paging there are no rings that Xen would know; ring 0 it is.
-        let cpl = if sregs.cr0 & CR0_PG == 0 { 0 } else { sregs.ss.dpl };
+        // In real mode there are no rings; it is 0.
+        let cpl = if sregs.cr0 & CR0_PE == 0 { 0 } else { sregs.ss.dpl };
         Ok(Hypercall { number: regs.rax & 0xffff_ffff, args, width, cpl })
+    }
+
+    fn registers(vcpu: &mut VcpuFd) -> Result<kvm_regs, Error> {
+        if is_shared(vcpu, KVM_SYNC_X86_REGS) {
+            return Ok(vcpu.sync_regs_mut().regs);
+        }
+        vcpu.get_regs()
     }
 
     /// Sets RAX. The instruction pointer stays: KVM steps over the OUT itself.
     ///
     /// # Errors
     /// Where KVM can not take the registers.
-    pub fn set_result(vcpu: &VcpuFd, value: i64) -> Result<(), vmm_sys_util::errno::Error> {
+    pub fn set_result(vcpu: &mut VcpuFd, value: i64) -> Result<(), Error> {
+        if is_shared(vcpu, KVM_SYNC_X86_REGS) {
+            vcpu.sync_regs_mut().regs.rax = value.cast_unsigned();
+            vcpu.set_sync_dirty_reg(SyncReg::Register);
+            return Ok(());
+        }
         let mut regs = vcpu.get_regs()?;
         regs.rax = value.cast_unsigned();
         vcpu.set_regs(&regs)

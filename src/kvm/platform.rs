@@ -100,7 +100,7 @@ impl KvmPlatform {
     /// Serves what waits for `vcpu`, on its own thread, before it enters.
     ///
     /// # Errors
-    /// As [`Guarded::before_entry`].
+    /// KVM's refusal of an address; the guest then has no clock there.
     pub fn before_entry(&self, vcpu: u32, fd: &VcpuFd) -> Result<(), vmm_sys_util::errno::Error> {
         if let Some(untaken) = usize::try_from(vcpu).ok().and_then(|index| self.untaken.get(index))
             && untaken.load(Ordering::Relaxed) != 0
@@ -145,7 +145,7 @@ impl Platform for KvmPlatform {
                     untaken.store(vector, Ordering::Relaxed);
                 }
             }
-            Err(error) => tracing::warn!(vcpu, vector, %error, "an upcall could not be raised"),
+            Err(error) => tracing::debug!(vcpu, vector, %error, "an upcall could not be raised"),
         }
     }
 
@@ -156,7 +156,7 @@ impl Platform for KvmPlatform {
 
     fn set_gsi(&self, gsi: u32, asserted: bool) {
         if let Err(error) = self.vm.set_irq_line(gsi, asserted) {
-            tracing::warn!(gsi, asserted, %error, "an interrupt line could not be set");
+            tracing::debug!(gsi, asserted, %error, "an interrupt line could not be set");
         }
     }
 

@@ -67,8 +67,10 @@ pub(super) fn serve_requests(vcpu: &mut VcpuFd) -> Result<()> {
     let masked = Masked::new();
     // In KVM_RUN nothing is blocked, so that the pending signal counts there.
     vcpu_set_signal_mask(vcpu, Some(0))?;
-    // SAFETY: raises a signal at this thread, where it is blocked.
-    unsafe { libc::pthread_kill(libc::pthread_self(), SIGRTMIN()) };
+    // SAFETY: no preconditions.
+    let this = unsafe { libc::pthread_self() };
+    // SAFETY: this thread is alive, and it blocks the signal.
+    unsafe { libc::pthread_kill(this, SIGRTMIN()) };
     let came_out = match vcpu.run() {
         Ok(VcpuExit::Intr) => Ok(()),
         Ok(_) => Err(Error::new(libc::EBUSY)),

@@ -18,6 +18,7 @@ const KVM_CAP_NR_VCPUS: u64 = 9;
 const KVM_CAP_MAX_VCPUS: u64 = 66;
 const KVM_CAP_XEN_HVM: u64 = 38;
 const KVM_CAP_TSC_CONTROL: u64 = 60;
+const KVM_CAP_SYNC_REGS: u64 = 74;
 const KVM_CAP_X86_USER_SPACE_MSR: u64 = 188;
 const KVM_CAP_X86_MSR_FILTER: u64 = 189;
 const KVM_CAP_VM_TSC_CONTROL: u64 = 214;
@@ -111,6 +112,8 @@ pub struct Capabilities {
     pub vm_tsc_khz: bool,
     /// Whether MSR accesses can exit to user space.
     pub user_space_msr: bool,
+    /// Registers that KVM can leave in `kvm_run`: bits `KVM_SYNC_X86_*`.
+    pub sync_regs: u32,
     /// vCPUs that KVM recommends as the most.
     pub recommended_vcpus: u32,
     /// vCPUs that KVM accepts at the most.
@@ -145,6 +148,7 @@ impl Capabilities {
             vm_tsc_khz: number(KVM_CAP_VM_TSC_CONTROL) != 0,
             user_space_msr: number(KVM_CAP_X86_USER_SPACE_MSR) != 0
                 && number(KVM_CAP_X86_MSR_FILTER) != 0,
+            sync_regs: number(KVM_CAP_SYNC_REGS),
             recommended_vcpus,
             max_vcpus: number(KVM_CAP_MAX_VCPUS).max(recommended_vcpus),
         };
@@ -217,6 +221,7 @@ mod tests {
             tsc_scaling: false,
             vm_tsc_khz: true,
             user_space_msr,
+            sync_regs: 0,
             recommended_vcpus: 2,
             max_vcpus: 1024,
         }

@@ -3,7 +3,7 @@
 //! KVM takes a new masterclock snapshot, and stops every vCPU for it, whenever
 //! a TSC generation begins, SHARED_INFO is set (up to Linux 7.2) or the clock is
 //! set. So: the frequency first and for the whole VM; then vCPU 0, which takes
-//! the one snapshot there is ([`prime`]); then the others, which share its TSC
+//! the one snapshot there is (`prime.rs`); then the others, which share its TSC
 //! generation; then only a check that they do. Nothing is set afterwards.
 
 use std::sync::Arc;

@@ -3,7 +3,6 @@
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -24,7 +23,7 @@ use crate::clock::SystemTimeLine;
 use crate::host::read_realtime;
 use crate::kvm::{
     Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
-    ProbeError, XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid,
+    ProbeError, XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid, share_registers,
 };
 use crate::pages::{GuestRam, GuestRamHandle};
 use crate::xen::{Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, cpuid};
@@ -181,7 +180,7 @@ impl Machine {
         if config.clock == ClockMode::Guarded {
             caps.check_guarded()?;
         }
-        let vm = XenVm::new(&kvm, &ram, XenVmConfig { vcpus: config.cpus, hypercalls })?;
+        let mut vm = XenVm::new(&kvm, &ram, XenVmConfig { vcpus: config.cpus, hypercalls })?;
         tracing::debug!("the VM is made");
         let memory = GuestRamHandle::new(ram);
 
@@ -212,6 +211,7 @@ impl Machine {
             error: std::io::Error::from_raw_os_error(errno.0),
         })?;
         set_up_vcpus(&kvm, &vm, &domain_config, &boot)?;
+        vm.vcpus.iter_mut().for_each(|fd| share_registers(fd, hypercalls, caps.sync_regs));
 
         let line = EventFd::new(libc::EFD_NONBLOCK).map_err(host("an eventfd"))?;
         vm.vm.register_irqfd(&line, acpi::COM1_GSI).map_err(|error| {
@@ -408,27 +408,30 @@ fn set_up_vcpus(
 }
 
 /// Backs single pages beyond RAM, each with a region and a slot of its own.
-fn page_backer(vm: Arc<VmFd>, memory: GuestRamHandle) -> crate::kvm::PageBacker {
+fn page_backer(vm: Arc<VmFd>, memory: GuestRamHandle) -> PageBacker {
     /// Grant frames, status frames and shared_info, with room to spare.
-    const MOST_PAGES: u32 = 256;
-    let first_slot = u32::try_from(memory.memory().num_regions()).unwrap_or(u32::MAX / 2);
-    let taken = AtomicU32::new(0);
+    const MOST_PAGES: usize = 256;
+    /// No machine here has memory beyond this, and every guest can address it.
+    const END: u64 = 1 << 40;
+    let ram_regions = memory.memory().num_regions();
     Box::new(move |gpa| {
-        // Relaxed: the count orders nothing, it only has to be unique.
-        let number = taken.fetch_add(1, Ordering::Relaxed);
-        if number >= MOST_PAGES {
-            taken.store(MOST_PAGES, Ordering::Relaxed);
+        let page = GuestAddress(gpa.raw_value() & !(PAGE_SIZE - 1));
+        let lock = memory.lock().map_err(|_| Errno::ENOMEM)?;
+        let now = memory.memory();
+        let slot = now.num_regions();
+        if page.raw_value() >= END || now.address_in_range(page) {
+            return Err(Errno::EINVAL);
+        }
+        if slot >= ram_regions + MOST_PAGES {
             return Err(Errno::ENOMEM);
         }
-        let lock = memory.lock().map_err(|_| Errno::ENOMEM)?;
-        let page = GuestAddress(gpa.raw_value() & !(PAGE_SIZE - 1));
         let size = usize::try_from(PAGE_SIZE).map_err(|_| Errno::ENOMEM)?;
-        let region = GuestRegionMmap::from_range(page, size, None).map_err(|_| Errno::EINVAL)?;
+        let region = GuestRegionMmap::from_range(page, size, None).map_err(|_| Errno::ENOMEM)?;
         let region = Arc::new(region);
-        let grown =
-            memory.memory().insert_region(Arc::clone(&region)).map_err(|_| Errno::EINVAL)?;
-        add_memory(&vm, first_slot + number, &region).map_err(|error| {
-            tracing::warn!(%error, "a page of the guest could not be backed");
+        let grown = now.insert_region(Arc::clone(&region)).map_err(|_| Errno::EINVAL)?;
+        let slot = u32::try_from(slot).map_err(|_| Errno::ENOMEM)?;
+        add_memory(&vm, slot, &region).map_err(|error| {
+            tracing::debug!(%error, "a page of the guest could not be backed");
             Errno::EINVAL
         })?;
         lock.replace(grown);

@@ -11,7 +11,7 @@ use xen_abi::sched::{
 
 use super::devices::{PortDevices, PortEffect};
 use super::exit::{ExitLatch, ExitReason};
-use crate::kvm::{HYPERCALL_MSR, HypercallExit, KvmPlatform, PortIoStub, VcpuAccess};
+use crate::kvm::{HYPERCALL_MSR, HypercallExit, KvmPlatform, PortIoStub, VcpuAccess, paging};
 use crate::pages::Width;
 use crate::xen::hypercall_page::StubKind;
 use crate::xen::{Domain, Hypercall, Outcome};
@@ -172,7 +172,15 @@ fn failed(id: u32, what: &str, error: vmm_sys_util::errno::Error) -> Event {
 }
 
 fn hypercall(id: u32, fd: &mut VcpuFd, shared: &Shared, call: &Hypercall, arrival: Arrival) {
-    let outcome = shared.domain.hypercall(&mut VcpuAccess::new(id, fd), call);
+    let paging = match paging(fd) {
+        Ok(paging) => paging,
+        Err(error) => {
+            shared.end(ExitReason::Failed(format!("vCPU {id}: reading its registers: {error}")));
+            return;
+        }
+    };
+    let memory = shared.domain.memory();
+    let outcome = shared.domain.hypercall(&mut VcpuAccess::new(id, paging, &memory), call);
     let value = match outcome {
         Outcome::Return(value) => value,
         Outcome::Yield => {

@@ -79,7 +79,7 @@ impl Domain {
         kind: StubKind,
     ) -> Result<(), Errno> {
         if !value.is_multiple_of(PAGE_SIZE as u64) {
-            tracing::warn!(value, "hypercall page MSR: only page 0 exists");
+            tracing::debug!(value, "hypercall page MSR: only page 0 exists");
             return Err(Errno::EINVAL);
         }
         self.install_hypercall_page(GuestAddress(value), kind)?;

@@ -145,7 +145,7 @@ impl Domain {
             time_ns: runstate.time_ns,
         };
         if let Err(error) = pages::publish_runstate(&self.memory(), &area.at, &info, update_flag) {
-            tracing::warn!(%error, "a runstate area can not be written any more");
+            tracing::debug!(%error, "a runstate area can not be written any more");
         }
     }
 }

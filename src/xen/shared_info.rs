@@ -217,7 +217,7 @@ fn publish_wallclock(domain: &Domain, layout: &Layout) {
     let epoch = domain.clock.wallclock_epoch();
     let page = GuestAddress(gpa);
     if pages::publish_wallclock(&domain.memory(), page, layout.width, epoch).is_err() {
-        tracing::warn!(gpa, "shared_info has no memory behind it any more");
+        tracing::debug!(gpa, "shared_info has no memory behind it any more");
     }
 }
 

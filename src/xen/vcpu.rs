@@ -140,7 +140,7 @@ impl Domain {
                     self.clock_page_rewrites.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Err(error) => tracing::warn!(%error, "a clock page can not be written any more"),
+            Err(error) => tracing::debug!(%error, "a clock page can not be written any more"),
         }
     }
 

@@ -12,11 +12,12 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use guests::cpu::{cpuid, guest_tsc};
 use guests::pvclock::{Line, Reading};
+use guests::report::{Hex, Seconds, Version};
 use guests::rt::Exit;
 use guests::shared::{self, Wallclock};
 use guests::smp::{self, MAX_CPUS};
 use guests::start_info::Machine;
-use guests::{entry, hypercall, println, pvclock};
+use guests::{entry, hypercall, pvclock, report};
 use xen_abi::arch_x86::VcpuTimeInfo;
 use xen_abi::cpuid::{
     XEN_CPUID_LEAF_HVM, XEN_CPUID_LEAF_TIME, XEN_CPUID_LEAF_VERSION, XEN_CPUID_TIME_SUBLEAF_HOST,
@@ -69,18 +70,15 @@ fn main(machine: &Machine) -> Exit {
     let [offset_low, offset_high, cpuid_mul, cpuid_shift] = time(XEN_CPUID_TIME_SUBLEAF_SCALE);
     let [host_khz, ..] = time(XEN_CPUID_TIME_SUBLEAF_HOST);
     let [hvm_flags, vcpu, domain, _] = cpuid(base + XEN_CPUID_LEAF_HVM, 0);
-    println!(
-        "KVMXEN cpuid base={base:#x} xen={}.{} tsc_flags={flags:#x} tsc_mode={mode} tsc_khz={khz} \
-         incarnation={incarnation} tsc_offset={:#x} mul={cpuid_mul} shift={} host_khz={host_khz} \
-         hvm_flags={hvm_flags:#x} vcpu={vcpu} domain={domain}",
-        version >> 16,
-        version & 0xffff,
-        u64::from(offset_high) << 32 | u64::from(offset_low),
-        cpuid_shift.cast_signed(),
-    );
+    report!("cpuid";
+        base = Hex(base.into()), xen = Version(version >> 16, version & 0xffff),
+        tsc_flags = Hex(flags.into()), tsc_mode = mode, tsc_khz = khz, incarnation = incarnation,
+        tsc_offset = Hex(u64::from(offset_high) << 32 | u64::from(offset_low)),
+        mul = cpuid_mul, shift = cpuid_shift.cast_signed(), host_khz = host_khz,
+        hvm_flags = Hex(hvm_flags.into()), vcpu = vcpu, domain = domain);
     let mapped = shared::map_shared_info();
     if mapped != 0 || khz == 0 {
-        println!("KVMXEN error shared_info={mapped} tsc_khz={khz}");
+        report!("error"; shared_info = mapped, tsc_khz = khz);
         return Exit::Crash;
     }
     let cpus = smp::start(machine);
@@ -91,13 +89,20 @@ fn main(machine: &Machine) -> Exit {
 
     smp::run_on_all(register);
     // From here on nothing may move the clock: the host counts updates from now.
-    println!("KVMXEN start cpus={cpus} duration_ms={duration_ms}");
+    report!("start"; cpus = cpus, duration_ms = duration_ms);
     let before = shared::wallclock();
     smp::run_on_all(spin);
     let after = shared::wallclock();
 
     let last = read(shared::time_info(0));
-    report(cpus, expected, last, [before, after], u64::from(khz), machine.number("strict", 0) != 0)
+    conclude(
+        cpus,
+        expected,
+        last,
+        [before, after],
+        u64::from(khz),
+        machine.number("strict", 0) != 0,
+    )
 }
 
 /// Registers both clock pages of this CPU and notes whether Xen took them.
@@ -107,7 +112,7 @@ fn register(cpu: usize) {
     if info == 0 && area == 0 {
         TALLIES[cpu].registered.store(true, Ordering::Release);
     } else {
-        println!("KVMXEN error cpu={cpu} register_vcpu_info={info} register_time_area={area}");
+        report!("error"; cpu = cpu, register_vcpu_info = info, register_time_area = area);
     }
 }
 
@@ -178,7 +183,7 @@ fn rational_ns(line: &Line, guest_tsc: u64, khz: u64) -> u64 {
     line.system_time_ns.wrapping_add(u64::try_from(ns).unwrap_or(u64::MAX))
 }
 
-fn report(
+fn conclude(
     cpus: usize,
     expected: usize,
     last: Reading,
@@ -194,19 +199,13 @@ fn report(
     };
     for (cpu, tally) in TALLIES[..cpus].iter().enumerate() {
         let line = read(shared::time_info(cpu)).line;
-        println!(
-            "KVMXEN clock-cpu cpu={cpu} reads={} retries={} backward={} cross_backward={} \
-             rewrites={} max_error_ns={} tsc_timestamp={} system_time_ns={} flags={:#x}",
-            tally.reads.load(Ordering::Relaxed),
-            tally.retries.load(Ordering::Relaxed),
-            tally.backward.load(Ordering::Relaxed),
-            tally.cross_backward.load(Ordering::Relaxed),
-            tally.rewrites.load(Ordering::Relaxed),
-            tally.max_error_ns.load(Ordering::Relaxed),
-            line.tsc_timestamp,
-            line.system_time_ns,
-            line.flags,
-        );
+        let count = |field: fn(&Tally) -> &AtomicU64| field(tally).load(Ordering::Relaxed);
+        report!("clock-cpu";
+            cpu = cpu, reads = count(|t| &t.reads), retries = count(|t| &t.retries),
+            backward = count(|t| &t.backward), cross_backward = count(|t| &t.cross_backward),
+            rewrites = count(|t| &t.rewrites), max_error_ns = count(|t| &t.max_error_ns),
+            tsc_timestamp = line.tsc_timestamp, system_time_ns = line.system_time_ns,
+            flags = Hex(line.flags.into()));
     }
     let registered = TALLIES[..cpus].iter().all(|t| t.registered.load(Ordering::Relaxed));
     let identical = (0..cpus).all(|cpu| read(shared::time_info(cpu)).line == last.line);
@@ -215,41 +214,23 @@ fn report(
     let rewrites = sum(|t| &t.rewrites);
     let mismatches = sum(|t| &t.area_mismatches);
     let max_error_ns = max(|t| &t.max_error_ns);
-    println!(
-        "KVMXEN clock cpus={cpus} reads={} retries={} backward={backward} \
-         cross_backward={cross_backward} rewrites={rewrites} max_error_ns={max_error_ns} \
-         max_rational_error_ns={} identical={} area_mismatches={mismatches} tsc_khz={khz} mul={} \
-         shift={} flags={:#x} wallclock={}.{:09} wallclock_rewrites={} system_time_ns={} \
-         guest_tsc={}",
-        sum(|t| &t.reads),
-        sum(|t| &t.retries),
-        max(|t| &t.max_rational_error_ns),
-        u8::from(identical),
-        last.line.mul,
-        last.line.shift,
-        last.line.flags,
-        after.seconds,
-        after.nanoseconds,
-        updates(before.version, after.version),
-        last.system_time_ns(),
-        last.guest_tsc,
-    );
+    report!("clock";
+        cpus = cpus, reads = sum(|t| &t.reads), retries = sum(|t| &t.retries),
+        backward = backward, cross_backward = cross_backward, rewrites = rewrites,
+        max_error_ns = max_error_ns, max_rational_error_ns = max(|t| &t.max_rational_error_ns),
+        identical = identical, area_mismatches = mismatches, tsc_khz = khz,
+        mul = last.line.mul, shift = last.line.shift, flags = Hex(last.line.flags.into()),
+        wallclock = Seconds(after.seconds, after.nanoseconds),
+        wallclock_rewrites = updates(before.version, after.version),
+        system_time_ns = last.system_time_ns(), guest_tsc = last.guest_tsc);
     let sound = registered && cpus == expected && backward == 0 && cross_backward == 0;
     let exact = rewrites == 0 && mismatches == 0 && identical && max_error_ns == 0;
-    println!(
-        "{cpus} of {expected} CPUs read the clock: {} ns at most from the exact line, {} backward \
-         steps, {rewrites} rewrites: {}",
-        max_error_ns,
-        backward + cross_backward,
-        if sound && exact {
-            "exact"
-        } else if sound {
-            "sound"
-        } else {
-            "FAILED"
-        },
-    );
+    let verdict = match (sound, exact) {
+        (true, true) => "exact",
+        (true, false) => "sound",
+        (false, _) => "failed",
+    };
     // After the last reading, so that the host can see how late the lines come.
-    println!("KVMXEN end guest_tsc={}", guest_tsc());
+    report!("end"; verdict = verdict, cpus_expected = expected, guest_tsc = guest_tsc());
     Exit::passed(sound && (exact || !strict))
 }

@@ -16,7 +16,7 @@ use guests::events::{
 };
 use guests::rt::Exit;
 use guests::start_info::Machine;
-use guests::{checks, entry, println, shared, smp};
+use guests::{checks, entry, report, shared, smp};
 use xen_abi::errno::Errno;
 use xen_abi::event_channel::{
     EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_VCPU, EVTCHNOP_RESET,
@@ -223,12 +223,9 @@ fn ipi_to_other() {
     }
     checks::equal("IPIs to the other CPU", (count(port) - base) as usize, IPIS);
     cycles.sort_unstable();
-    println!(
-        "KVMXEN ipi count={} median_cycles={} p99_cycles={}",
-        count(port) - base,
-        cycles[IPIS / 2],
-        cycles[IPIS * 99 / 100],
-    );
+    report!("ipi";
+        count = count(port) - base, median_cycles = cycles[IPIS / 2],
+        p99_cycles = cycles[IPIS * 99 / 100]);
     checks::equal("close", close(port), 0);
 }
 

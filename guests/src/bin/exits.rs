@@ -6,13 +6,13 @@
 
 use guests::rt::{Exit, triple_fault};
 use guests::start_info::Machine;
-use guests::{cpu, entry, println};
+use guests::{cpu, entry, report};
 
 entry!(main);
 
 fn main(machine: &Machine) -> Exit {
     let mode = machine.text("mode").unwrap_or("poweroff");
-    println!("KVMXEN exits mode={mode}");
+    report!("exits"; mode = mode);
     match mode {
         "reboot" => Exit::Reboot,
         "crash" => Exit::Crash,
@@ -21,9 +21,7 @@ fn main(machine: &Machine) -> Exit {
         "hang" => cpu::halt_forever(),
         "poweroff" => Exit::PowerOff,
         other => {
-            println!(
-                "KVMXEN error mode={other} is none of poweroff, reboot, crash, triple-fault, panic, hang"
-            );
+            report!("error no such mode"; mode = other);
             Exit::Crash
         }
     }

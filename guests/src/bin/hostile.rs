@@ -13,7 +13,7 @@ use core::cell::UnsafeCell;
 use guests::cpu::{cpuid, guest_tsc};
 use guests::rt::Exit;
 use guests::start_info::Machine;
-use guests::{checks, entry, hypercall, println, shared};
+use guests::{checks, entry, hypercall, report, shared};
 use xen_abi::cpuid::XEN_CPUID_LEAF_TIME;
 use xen_abi::errno::Errno;
 use xen_abi::hypercall::{
@@ -75,7 +75,7 @@ fn main(machine: &Machine) -> Exit {
         let answer = unsafe { hypercall::raw(number, arguments) };
         answers.count(answer);
         if answers.calls.is_multiple_of(10_000) {
-            println!("KVMXEN hostile-progress calls={}", answers.calls);
+            report!("hostile-progress"; calls = answers.calls);
         }
     }
 
@@ -83,15 +83,10 @@ fn main(machine: &Machine) -> Exit {
     let alive = hypercall::call(HYPERVISOR_XEN_VERSION, XENVER_GET_FEATURES, &mut features);
     checks::equal("XENVER_get_features afterwards", alive, 0);
     checks::holds("features afterwards", features.submap != 0, features.submap);
-    println!(
-        "KVMXEN hostile calls={} seed={seed} accepted={} enosys={} efault={} errors={} strange={}",
-        answers.calls,
-        answers.accepted,
-        answers.no_such,
-        answers.faults,
-        answers.other_errors,
-        answers.strange,
-    );
+    report!("hostile";
+        calls = answers.calls, seed = seed, accepted = answers.accepted,
+        enosys = answers.no_such, efault = answers.faults, errors = answers.other_errors,
+        strange = answers.strange);
     checks::finish("hostile-checks")
 }
 

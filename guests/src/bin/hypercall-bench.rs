@@ -12,9 +12,10 @@
 use core::cell::UnsafeCell;
 
 use guests::cpu::{cpuid, guest_tsc, load_fence, outb};
+use guests::report::{Hex, Version};
 use guests::rt::Exit;
 use guests::start_info::Machine;
-use guests::{entry, hypercall, println};
+use guests::{entry, hypercall, report};
 use xen_abi::cpuid::{XEN_CPUID_LEAF_TIME, XEN_CPUID_LEAF_VERSION};
 use xen_abi::hypercall::HYPERVISOR_XEN_VERSION;
 use xen_abi::version::{FeatureInfo, XENVER_GET_FEATURES};
@@ -45,7 +46,7 @@ fn main(machine: &Machine) -> Exit {
     let mut features = FeatureInfo { submap_idx: 0, submap: 0 };
     let answer = hypercall::call(HYPERVISOR_XEN_VERSION, XENVER_GET_FEATURES, &mut features);
     if answer != 0 {
-        println!("KVMXEN error XENVER_get_features returned {answer}");
+        report!("error XENVER_get_features"; answer = answer);
         return Exit::Crash;
     }
     let call = measure(samples, || {
@@ -53,21 +54,11 @@ fn main(machine: &Machine) -> Exit {
     });
     let out = measure(samples, || outb(port, 0));
     let nothing = measure(samples, || {});
-    println!(
-        "KVMXEN hypercall median_cycles={} p99_cycles={} min_cycles={} out_median={} out_p99={} \
-         out_min={} empty_median={} n={count} port={port:#x} tsc_khz={tsc_khz} xen={}.{} \
-         features={:#x}",
-        call.median,
-        call.p99,
-        call.min,
-        out.median,
-        out.p99,
-        out.min,
-        nothing.median,
-        version >> 16,
-        version & 0xffff,
-        features.submap,
-    );
+    report!("hypercall";
+        median_cycles = call.median, p99_cycles = call.p99, min_cycles = call.min,
+        out_median = out.median, out_p99 = out.p99, out_min = out.min,
+        empty_median = nothing.median, n = count, port = Hex(port.into()), tsc_khz = tsc_khz,
+        xen = Version(version >> 16, version & 0xffff), features = Hex(features.submap.into()));
     Exit::PowerOff
 }
 

@@ -15,7 +15,7 @@ use guests::rt::Exit;
 use guests::shared::{time_info, vcpu_op};
 use guests::smp::MAX_CPUS;
 use guests::start_info::Machine;
-use guests::{checks, entry, hypercall, println, pvclock, shared, smp};
+use guests::{checks, entry, hypercall, pvclock, report, shared, smp};
 use xen_abi::errno::Errno;
 use xen_abi::hypercall::HYPERVISOR_SET_TIMER_OP;
 use xen_abi::vcpu::{
@@ -47,22 +47,17 @@ fn main(machine: &Machine) -> Exit {
     let cpus = smp::start(machine);
     smp::run_on_all(work);
     for cpu in 0..cpus {
-        println!(
-            "KVMXEN timer-cpu cpu={cpu} lateness_median_ns={} lateness_max_ns={} periodic={}",
-            MEDIAN_NS[cpu].load(Ordering::Relaxed),
-            MAX_NS[cpu].load(Ordering::Relaxed),
-            PERIODIC[cpu].load(Ordering::Relaxed),
-        );
+        report!("timer-cpu";
+            cpu = cpu, lateness_median_ns = MEDIAN_NS[cpu].load(Ordering::Relaxed),
+            lateness_max_ns = MAX_NS[cpu].load(Ordering::Relaxed),
+            periodic = PERIODIC[cpu].load(Ordering::Relaxed));
     }
     let worst = |values: &[AtomicU64]| {
         values.iter().map(|value| value.load(Ordering::Relaxed)).max().unwrap_or(0)
     };
-    println!(
-        "KVMXEN lateness cpus={cpus} n={} median_ns={} max_ns={}",
-        TIMERS.load(Ordering::Relaxed),
-        worst(&MEDIAN_NS[..cpus]),
-        worst(&MAX_NS[..cpus]),
-    );
+    report!("lateness";
+        cpus = cpus, n = TIMERS.load(Ordering::Relaxed), median_ns = worst(&MEDIAN_NS[..cpus]),
+        max_ns = worst(&MAX_NS[..cpus]));
     checks::finish("timer")
 }
 
