@@ -18,7 +18,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use kvm_xen::clock::SystemTimeLine;
 use kvm_xen::kvm::{
     Capabilities, ClockMode, HYPERCALL_MSR, HypercallExit, KVM_DEVICE, KvmPlatform, PortIoStub,
-    VcpuAccess, XenVm, XenVmConfig, guest_cpuid,
+    VcpuAccess, XenVm, XenVmConfig, guest_cpuid, paging, share_registers,
 };
 use kvm_xen::pages::{GuestRamHandle, read_time};
 use kvm_xen::xen::{
@@ -70,6 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     platform.start(&domain)?;
 
     let mut vcpu = vcpus.remove(0);
+    share_registers(&mut vcpu, hypercalls, caps.sync_regs);
     let leaves = cpuid::leaves(&config, &clock.line(), 0, 0x4000_0000, clock.tsc().offset());
     vcpu.set_cpuid2(&guest_cpuid(&kvm, 0, config.vcpus, &leaves)?)?;
     guest::enter(&vcpu)?;
@@ -77,7 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     platform.stop();
 
     let tsc = u64::from(said[2]) << 32 | u64::from(said[1]);
-    let page = read_time(&*memory.memory(), GuestAddress(guest::SHARED_INFO + 32))?;
+    let page = read_time(&memory.memory(), GuestAddress(guest::SHARED_INFO + 32))?;
     let published = SystemTimeLine::with_published(
         clock.line().frequency(),
         page.tsc_timestamp,
@@ -131,7 +132,9 @@ fn run(
             }
             Err(error) => return Err(error.into()),
         };
-        let value = match domain.hypercall(&mut VcpuAccess::new(0, fd), &call) {
+        let memory = domain.memory();
+        let mut access = VcpuAccess::new(0, paging(fd)?, &memory);
+        let value = match domain.hypercall(&mut access, &call) {
             Outcome::Return(value) => value,
             // A machine yields, or waits by `KvmPlatform::wait`, here.
             Outcome::Yield | Outcome::Wait { .. } => 0,
