@@ -18,7 +18,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use kvm_xen::clock::SystemTimeLine;
 use kvm_xen::kvm::{
     Capabilities, ClockMode, HYPERCALL_MSR, HypercallExit, KVM_DEVICE, KvmPlatform, PortIoStub,
-    VcpuAccess, XenVm, XenVmConfig, guest_cpuid,
+    VcpuAccess, XenVm, XenVmConfig, guest_cpuid, paging,
 };
 use kvm_xen::pages::{GuestRamHandle, read_time};
 use kvm_xen::xen::{
@@ -131,7 +131,9 @@ fn run(
             }
             Err(error) => return Err(error.into()),
         };
-        let value = match domain.hypercall(&mut VcpuAccess::new(0, fd), &call) {
+        let (paging, memory) = (paging(fd)?, domain.memory());
+        let mut access = VcpuAccess::new(0, paging, &memory);
+        let value = match domain.hypercall(&mut access, &call) {
             Outcome::Return(value) => value,
             // A machine yields, or waits by `KvmPlatform::wait`, here.
             Outcome::Yield | Outcome::Wait { .. } => 0,
