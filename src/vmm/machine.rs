@@ -1,6 +1,6 @@
 //! The machine: everything wired together, from files to the guest's end.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use super::acpi::{self, AcpiConfig};
 use super::boot::{BootConfig, BootError, PVH_MSRS, prepare_boot, pvh_regs, pvh_sregs};
 use super::devices::PortDevices;
 use super::exit::{ExitLatch, ExitReason};
+use super::input::{self, RawTerminal};
 use super::loader::{FileSource, ModuleSource};
 use super::memory::{self, CONSOLE_PFN, MemoryError, MemoryLayout, MemoryOptions, PAGE_SIZE};
 use super::output::{ConsoleOutput, ConsoleWriter};
@@ -23,7 +24,8 @@ use crate::clock::SystemTimeLine;
 use crate::host::read_realtime;
 use crate::kvm::{
     Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
-    ProbeError, XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid, share_registers,
+    PageBacker, ProbeError, XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid,
+    share_registers,
 };
 use crate::pages::{GuestRam, GuestRamHandle};
 use crate::xen::{Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, cpuid};
@@ -253,8 +255,12 @@ impl Machine {
                 }
             }
         }
-        if self.input {
-            spawn_input(&self.shared, self.console).map_err(host("an input thread"))?;
+        let terminal = self.input.then(RawTerminal::enter);
+        if let Some(terminal) = &terminal {
+            let raw = terminal.is_raw();
+            if let Err(error) = input::spawn(&self.shared, self.console, raw) {
+                tracing::warn!(%error, "nothing can be typed into the guest");
+            }
         }
         let exit = self.shared.exit.wait();
         for thread in threads {
@@ -437,32 +443,4 @@ fn page_backer(vm: Arc<VmFd>, memory: GuestRamHandle) -> PageBacker {
         lock.replace(grown);
         Ok(())
     })
-}
-
-/// Types standard input into the console until it ends. The thread is left
-/// behind at the machine's end: a blocking read can not be called off.
-fn spawn_input(shared: &Arc<Shared>, console: Console) -> std::io::Result<()> {
-    let shared = Arc::downgrade(shared);
-    let raw = std::io::stdin().is_terminal();
-    std::thread::Builder::new().name("input".to_owned()).spawn(move || {
-        let mut buffer = [0; 64];
-        let mut stdin = std::io::stdin().lock();
-        while let Ok(count @ 1..) = stdin.read(&mut buffer) {
-            let mut rest = buffer.get(..count).unwrap_or_default();
-            while !rest.is_empty() {
-                let Some(shared) = shared.upgrade() else { return };
-                let taken = match console {
-                    Console::Serial => shared.devices.type_in(rest),
-                    Console::Hvc => shared.domain.console_input(rest),
-                    Console::None => rest.len(),
-                };
-                rest = rest.get(taken..).unwrap_or_default();
-                if taken == 0 {
-                    std::thread::sleep(std::time::Duration::from_millis(1));
-                }
-            }
-        }
-        tracing::debug!(raw, "end of standard input");
-    })?;
-    Ok(())
 }
