@@ -116,9 +116,11 @@ impl KvmClock {
     }
 
     /// Takes over the line that KVM published, when KVM comes to own the pages.
-    /// Only the first call counts: it is the guest's line from then on.
-    pub fn adopt(&self, line: SystemTimeLine) -> SystemTimeLine {
-        *self.guarded_line.get_or_init(|| line)
+    /// Only the first call counts, and is answered with `true`: that line is the
+    /// guest's from then on, and is returned.
+    pub fn adopt(&self, line: SystemTimeLine) -> (SystemTimeLine, bool) {
+        let adopted = self.guarded_line.set(line).is_ok();
+        (self.line(), adopted)
     }
 }
 

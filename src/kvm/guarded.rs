@@ -222,13 +222,22 @@ impl Guarded {
         Ok(())
     }
 
+    /// Brings KVM's clock onto the line before the guest runs, if KVM is to own
+    /// the pages from the start.
+    pub fn before_run(&self, vm: &VmFd) {
+        if self.is_active() {
+            self.set_clock(vm, 0);
+        }
+    }
+
     /// Reads what KVM published for this vCPU and holds it against the line.
-    /// The first page becomes the line: from then on it must not move.
-    pub fn after_exit(&self, vcpu: u32, memory: &GuestRam, vm: &VmFd) {
+    /// The first page becomes the line, `true` is returned for it, and from then
+    /// on it must not move.
+    pub fn after_exit(&self, vcpu: u32, memory: &GuestRam, vm: &VmFd) -> bool {
         let mut state = self.lock();
         let State { vcpus, report, correction } = &mut *state;
         let Some(found) = pages_of(vcpus, vcpu).and_then(|pages| changed(pages, memory)) else {
-            return;
+            return false;
         };
         report.rewrites += u64::from(!found.first);
         let found = found.page;
@@ -241,19 +250,19 @@ impl Guarded {
         );
         let Ok(published) = published else {
             tracing::debug!(vcpu, ?found, "KVM published a line that is none");
-            return;
+            return false;
         };
-        let line = self.clock.adopt(published);
+        let (line, adopted) = self.clock.adopt(published);
         let expected_ns = line.system_time_ns(found.tsc_timestamp);
         report.deviation_ns = found.system_time.abs_diff(expected_ns);
         report.max_deviation_ns = report.max_deviation_ns.max(report.deviation_ns);
         if report.deviation_ns <= CORRECT_BEYOND_NS {
             correction.tries = 0;
-            return;
+            return adopted;
         }
         let snapshot = Some((found.tsc_timestamp, found.system_time));
         if correction.tries >= MOST_TRIES || correction.corrected == snapshot {
-            return;
+            return adopted;
         }
         tracing::info!(
             vcpu,
@@ -269,6 +278,7 @@ impl Guarded {
         correction.tries += 1;
         report.corrections += 1;
         self.set_clock(vm, correction.lag_ns);
+        adopted
     }
 }
 

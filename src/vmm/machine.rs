@@ -220,6 +220,7 @@ impl Machine {
             host("the serial port's interrupt")(std::io::Error::from_raw_os_error(error.errno()))
         })?;
         let devices = PortDevices::new(line, to(Console::Serial), to(Console::Hvc));
+        platform.guarded().before_run(&vm.vm);
         platform.start(&domain).map_err(host("the timer thread"))?;
         let XenVm { vm, vcpus, clock, .. } = vm;
         tracing::debug!("ready to run");

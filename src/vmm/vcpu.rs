@@ -75,7 +75,11 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
         }
         let event = enter(id, &mut fd, shared);
         if shared.platform.guarded().is_active() {
-            shared.platform.guarded().after_exit(id, &shared.domain.memory(), &shared.vm);
+            let guarded = shared.platform.guarded();
+            if guarded.after_exit(id, &shared.domain.memory(), &shared.vm) {
+                // The epoch was that of the line before.
+                shared.domain.refresh_wallclock();
+            }
         }
         match event {
             Event::Nothing => {}

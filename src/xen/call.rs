@@ -13,7 +13,7 @@ const PAGE_SIZE: u64 = 4096;
 /// Steps of work that one hypercall may make, with all the calls of a
 /// multicall. Xen interrupts a long call and continues it; here it ends early,
 /// so that a vCPU never stays away from its thread for more than some 0.1 s.
-const WORK: u32 = 1 << 14;
+pub(super) const WORK: u32 = 1 << 14;
 
 /// What becomes of the vCPU after a hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use xen_abi::hypercall::*;
 use xen_abi::sched::{SCHEDOP_SHUTDOWN, SCHEDOP_YIELD, SHUTDOWN_POWEROFF};
 
+use super::super::call::WORK;
 use super::*;
 use crate::pages::Width;
 use crate::xen::Domain;
@@ -109,7 +110,7 @@ fn the_work_of_all_calls_is_bounded_together() {
     // Empty grant-table lists cost nothing; entries of the list itself do.
     let mut call = crate::xen::test_platform::FakeVcpu::new(0);
     let mut context = Call::new(&domain, &mut call, Width::Bits64);
-    assert_eq!(context.spend_many(1 << 18), Ok(()));
+    assert_eq!(context.spend_many(WORK.into()), Ok(()));
     assert_eq!(context.spend(), Err(Errno::E2BIG));
     put_list(&domain, Width::Bits64, ARG, &[(HYPERVISOR_XEN_VERSION, [0, 0])]);
     assert_eq!(op(&mut context, ARG, 1), Err(Errno::E2BIG));
