@@ -56,10 +56,12 @@
 //! let (kvm, caps) = Capabilities::probe(Path::new(KVM_DEVICE))?;
 //! let ram = GuestRam::from_ranges(&[(GuestAddress(0), 512 << 20)])?;
 //! let config = XenVmConfig { vcpus: 2, hypercalls: caps.pick_hypercalls()? };
-//! let machine = XenVm::new(&kvm, &ram, config)?;
+//! let machine = XenVm::new(&kvm, &caps, &ram, config)?;
 //! println!("system time {} ns", machine.clock.system_time_ns());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+
+pub use xen_abi;
 
 pub mod clock;
 pub mod host;

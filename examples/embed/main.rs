@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // calls that leaves the clock alone.
     let ram = guest::memory()?;
     let XenVm { vm, mut vcpus, clock, tsc_khz } =
-        XenVm::new(&kvm, &ram, XenVmConfig { vcpus: 1, hypercalls })?;
+        XenVm::new(&kvm, &caps, &ram, XenVmConfig { vcpus: 1, hypercalls })?;
     let memory = GuestRamHandle::new(ram);
 
     // The emulated hypervisor, and the KVM under it.

@@ -43,7 +43,7 @@ impl Listener {
     fn hear(&mut self, line: &[u8]) {
         let text = String::from_utf8_lossy(line);
         if self.verbose {
-            println!("    {}", text.trim_end());
+            super::say(format_args!("    {}\n", text.trim_end()));
         }
         let Some(report) = Report::parse(&text) else { return };
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,7 +91,10 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode, CliError> {
     };
     let machine = Machine::new(&config, Box::new(listener.clone()))?;
     let masterclock_before = listener.masterclock_updates();
-    println!("Booting {} …", if linux { "Linux" } else { "the built-in clock guest" });
+    super::say(format_args!(
+        "Booting {} …\n",
+        if linux { "Linux" } else { "the built-in clock guest" }
+    ));
     let report = machine.run()?;
     let heard = listener.heard.lock().unwrap_or_else(PoisonError::into_inner);
     let mut table = Table::default();
@@ -105,9 +108,13 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode, CliError> {
         bare_rows(&mut table, &report, &heard)
     }
     clock_rows(&mut table, &report, &listener, config.cpus, masterclock_before);
-    print!("{table}");
+    super::say(&table);
     if table.holds() {
         return Ok(ExitCode::SUCCESS);
+    }
+    if let ExitReason::Crash(_) = report.exit {
+        super::complain(&report.exit);
+        return Ok(ExitCode::from(report.exit.status()));
     }
     Err(CliError::Check("the demonstration shows a clock that is not right".to_owned()))
 }

@@ -8,6 +8,7 @@ mod probe;
 mod run;
 mod table;
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -31,9 +32,25 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("kvm-xen: {error}");
+        complain(&error);
         ExitCode::from(if error.is_usage() { USAGE } else { 1 })
     })
+}
+
+/// One line of what is wrong.
+fn complain(what: impl std::fmt::Display) {
+    let line = format!("kvm-xen: {what}\n");
+    if std::io::stderr().write_all(line.as_bytes()).is_err() {
+        tracing::debug!("standard error is closed");
+    }
+}
+
+/// Prints for a person. Nobody may be there to read it, which is no failure.
+fn say(text: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(text.to_string().as_bytes()).and_then(|()| out.flush()).is_err() {
+        tracing::debug!("standard output is closed");
+    }
 }
 
 /// Help and version as they are; an error as one line.
@@ -56,7 +73,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         .filter(|line| !line.is_empty())
         .collect();
     let what = what.join(" ");
-    eprintln!("kvm-xen: {}; see kvm-xen --help", what.strip_prefix("error: ").unwrap_or(&what));
+    complain(format_args!("{}; see kvm-xen --help", what.strip_prefix("error: ").unwrap_or(&what)));
     ExitCode::from(USAGE)
 }
 
@@ -65,5 +82,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn init_tracing() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("KVM_XEN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        // Told to a standard error that is closed, they would end the guest.
+        .log_internal_errors(false)
+        .init();
 }

@@ -6,6 +6,7 @@ use super::args::ProbeArgs;
 use super::run::CliError;
 use super::table::Table;
 use crate::kvm::{Capabilities, HypercallMode, ProbeError};
+use crate::xen::MAX_VCPUS;
 
 fn verdict(result: Result<(), ProbeError>) -> String {
     match result {
@@ -22,7 +23,11 @@ pub fn probe(args: &ProbeArgs) -> Result<ExitCode, CliError> {
     table.tell("TSC scaling", if caps.tsc_scaling { "yes" } else { "no" });
     table.tell(
         "vCPUs",
-        format!("{} recommended, {} at the most", caps.recommended_vcpus, caps.max_vcpus),
+        format!(
+            "{} recommended, {} at the most",
+            caps.recommended_vcpus,
+            caps.max_vcpus.min(MAX_VCPUS)
+        ),
     );
     table.tell("--hypercalls kvm-xen", verdict(caps.check_hypercalls(HypercallMode::KvmXen)));
     table.tell("--hypercalls port-io", verdict(caps.check_hypercalls(HypercallMode::PortIo)));
@@ -45,6 +50,6 @@ pub fn probe(args: &ProbeArgs) -> Result<ExitCode, CliError> {
             }
         },
     );
-    print!("{table}");
+    super::say(&table);
     Ok(ExitCode::SUCCESS)
 }

@@ -87,7 +87,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     config.cmdline = args.cmdline.clone().unwrap_or_else(|| default.to_owned());
     let report = Machine::new(&config, Box::new(std::io::stdout()))?.run()?;
     if !matches!(report.exit, ExitReason::Poweroff | ExitReason::Reboot) {
-        eprintln!("kvm-xen: {}", report.exit);
+        super::complain(&report.exit);
     }
     Ok(ExitCode::from(report.exit.status()))
 }

@@ -83,6 +83,24 @@ pub fn paging(vcpu: &mut VcpuFd) -> Result<Paging, Error> {
     Ok(Paging { cr0: sregs.cr0, cr3: sregs.cr3, cr4: sregs.cr4, efer: sregs.efer })
 }
 
+/// The width that a vCPU runs in, after an exit.
+///
+/// # Errors
+/// Where KVM can not give the registers.
+pub fn width(vcpu: &mut VcpuFd) -> Result<Width, Error> {
+    system_registers(vcpu).map(|sregs| width_of(&sregs))
+}
+
+fn width_of(sregs: &kvm_sregs) -> Width {
+    let long_mode = sregs.efer & EFER_LMA != 0 && sregs.cs.l != 0;
+    if long_mode { Width::Bits64 } else { Width::Bits32 }
+}
+
+/// Lets the MSR write of this exit succeed, after it was marked as failing.
+pub fn accept_msr(run: &mut kvm_run) {
+    run.__bindgen_anon_1.msr.error = 0;
+}
+
 /// KVM_EXIT_XEN in a vCPU's `kvm_run`.
 pub struct HypercallExit;
 
@@ -128,11 +146,10 @@ impl PortIoStub {
     pub fn read(vcpu: &mut VcpuFd) -> Result<Hypercall, Error> {
         let regs = Self::registers(vcpu)?;
         let sregs = system_registers(vcpu)?;
-        let long_mode = sregs.efer & EFER_LMA != 0 && sregs.cs.l != 0;
-        let (width, args) = if long_mode {
-            (Width::Bits64, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9])
-        } else {
-            (Width::Bits32, [regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp])
+        let width = width_of(&sregs);
+        let args = match width {
+            Width::Bits64 => [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9],
+            Width::Bits32 => [regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp],
         };
         // In real mode there are no rings; it is 0.
         let cpl = if sregs.cr0 & CR0_PE == 0 { 0 } else { sregs.ss.dpl };

@@ -19,7 +19,9 @@ mod vm;
 pub use clock::{GuestTsc, KvmClock, OffsetError};
 pub use cpuid::guest_cpuid;
 pub use guarded::{Guarded, GuardedReport};
-pub use hypercall::{HypercallExit, PortIoStub, VcpuAccess, paging, share_registers};
+pub use hypercall::{
+    HypercallExit, PortIoStub, VcpuAccess, accept_msr, paging, share_registers, width,
+};
 pub use kick::VcpuKicker;
 pub use page_walk::Paging;
 pub use platform::{ConsoleSink, KvmPlatform, PageBacker};

@@ -44,7 +44,10 @@ pub enum ProbeError {
         error: std::io::Error,
     },
     /// Not KVM, or one older than anything in use.
-    #[error("{} is no KVM: it speaks API version {version}, not 12", .device.display())]
+    #[error(
+        "{} is no KVM: it speaks API version {version}, not 12; name KVM's device, {KVM_DEVICE}",
+        .device.display()
+    )]
     Version {
         /// The device.
         device: PathBuf,

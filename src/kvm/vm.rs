@@ -2,7 +2,7 @@
 //!
 //! KVM takes a new masterclock snapshot, and stops every vCPU for it, whenever
 //! a TSC generation begins, SHARED_INFO is set (up to Linux 7.2) or the clock is
-//! set. So: the frequency first and for the whole VM; then vCPU 0, which takes
+//! set. So: the frequency stays the host's; vCPU 0 is made first, and takes
 //! the one snapshot there is (`prime.rs`); then the others, which share its TSC
 //! generation; then only a check that they do. Nothing is set afterwards.
 
@@ -21,7 +21,7 @@ use vm_memory::{
 use vmm_sys_util::errno::Error;
 
 use super::clock::{GuestTsc, OffsetError};
-use super::{HypercallMode, KvmClock, ioctls, prime};
+use super::{Capabilities, HypercallMode, KvmClock, ioctls, prime};
 use crate::clock::{FrequencyError, LineError, SystemTimeLine, TscFrequency};
 use crate::pages::GuestRam;
 
@@ -94,7 +94,12 @@ impl XenVm {
     ///
     /// # Errors
     /// Where KVM refuses a step, or the vCPUs' TSCs are not one clock.
-    pub fn new(kvm: &Kvm, memory: &GuestRam, config: XenVmConfig) -> Result<Self, XenVmError> {
+    pub fn new(
+        kvm: &Kvm,
+        caps: &Capabilities,
+        memory: &GuestRam,
+        config: XenVmConfig,
+    ) -> Result<Self, XenVmError> {
         let vm = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
         vm.set_tss_address(TSS_ADDRESS).map_err(call("KVM_SET_TSS_ADDR"))?;
         vm.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
@@ -105,7 +110,7 @@ impl XenVm {
         for (slot, region) in (0u32..).zip(memory.iter()) {
             add_memory(&vm, slot, region)?;
         }
-        let vcpus = create_vcpus(&vm, config)?;
+        let vcpus = create_vcpus(&vm, caps, config)?;
         let guest_tsc = common_tsc(&vcpus)?;
         let tsc_khz = vcpus
             .first()
@@ -119,13 +124,18 @@ impl XenVm {
     }
 }
 
-fn create_vcpus(vm: &VmFd, config: XenVmConfig) -> Result<Vec<VcpuFd>, XenVmError> {
+fn create_vcpus(
+    vm: &VmFd,
+    caps: &Capabilities,
+    config: XenVmConfig,
+) -> Result<Vec<VcpuFd>, XenVmError> {
     let mut vcpus = Vec::new();
     for id in 0..config.vcpus {
         let mut vcpu =
             vm.create_vcpu(u64::from(id)).map_err(call(format!("KVM_CREATE_VCPU {id}")))?;
-        // A software KVM has no masterclock, and may not stop before the guest.
-        if id == 0 && config.hypercalls == HypercallMode::KvmXen {
+        // A software KVM has no masterclock, and may not stop before the guest;
+        // none is known that has Xen support.
+        if id == 0 && caps.xen != 0 {
             prime::serve_requests(&mut vcpu).map_err(call("the first KVM_RUN"))?;
         }
         vcpus.push(vcpu);

@@ -182,7 +182,7 @@ impl Machine {
         if config.clock == ClockMode::Guarded {
             caps.check_guarded()?;
         }
-        let mut vm = XenVm::new(&kvm, &ram, XenVmConfig { vcpus: config.cpus, hypercalls })?;
+        let mut vm = XenVm::new(&kvm, &caps, &ram, XenVmConfig { vcpus: config.cpus, hypercalls })?;
         tracing::debug!("the VM is made");
         let memory = GuestRamHandle::new(ram);
 

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
-use vm_memory::GuestAddress;
 use xen_abi::sched::{
     SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SUSPEND, SHUTDOWN_WATCHDOG,
 };
 
 use super::devices::{PortDevices, PortEffect};
 use super::exit::{ExitLatch, ExitReason};
-use crate::kvm::{HYPERCALL_MSR, HypercallExit, KvmPlatform, PortIoStub, VcpuAccess, paging};
+use crate::kvm::{
+    HYPERCALL_MSR, HypercallExit, KvmPlatform, PortIoStub, VcpuAccess, accept_msr, paging, width,
+};
 use crate::pages::Width;
 use crate::xen::hypercall_page::StubKind;
 use crate::xen::{Domain, Hypercall, Outcome};
@@ -46,6 +47,7 @@ impl Shared {
 enum Event {
     Nothing,
     Hypercall(Hypercall, Arrival),
+    HypercallPage(u64),
     End(ExitReason),
 }
 
@@ -84,6 +86,15 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
         match event {
             Event::Nothing => {}
             Event::Hypercall(call, arrival) => hypercall(id, &mut fd, shared, &call, arrival),
+            Event::HypercallPage(value) => match width(&mut fd) {
+                Ok(width) => {
+                    let stubs = StubKind::PortIo(HYPERCALL_PORT);
+                    if shared.domain.write_hypercall_msr(value, width, stubs).is_ok() {
+                        accept_msr(fd.get_kvm_run());
+                    }
+                }
+                Err(error) => shared.end(ExitReason::Failed(format!("vCPU {id}: {error}"))),
+            },
             Event::End(reason) => shared.end(located(reason, &fd)),
         }
     }
@@ -129,17 +140,12 @@ fn enter(id: u32, fd: &mut VcpuFd, shared: &Shared) -> Event {
             Event::Nothing
         }
         Ok(VcpuExit::X86Wrmsr(exit)) => {
-            // Anything but a page that could be written is a #GP, as on hardware.
-            let written = exit.index == HYPERCALL_MSR
-                && shared
-                    .domain
-                    .install_hypercall_page(
-                        GuestAddress(exit.data & !0xfff),
-                        StubKind::PortIo(HYPERCALL_PORT),
-                    )
-                    .is_ok();
-            *exit.error = u8::from(!written);
-            Event::Nothing
+            // No other MSR comes here; a refused write is a #GP, as on hardware.
+            *exit.error = 1;
+            match exit.index {
+                HYPERCALL_MSR => Event::HypercallPage(exit.data),
+                _ => Event::Nothing,
+            }
         }
         Ok(VcpuExit::X86Rdmsr(exit)) => {
             *exit.error = 1;
