@@ -15,7 +15,7 @@
 //! ```
 //!
 //! The hole is a plain gap: an access there leaves the guest as MMIO.
-#![expect(unsafe_code, reason = "madvise on the mappings that this module made")]
+#![expect(unsafe_code, reason = "advice on, and bytes of, the mappings that this module made")]
 
 mod size;
 #[cfg(test)]
@@ -23,7 +23,10 @@ mod tests;
 
 pub use size::{MemorySizeError, parse_memory_size};
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use thiserror::Error;
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 pub use crate::pages::GuestRam;
@@ -244,6 +247,52 @@ fn advise_huge_pages(ram: &GuestRam) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The RAM below 3 GiB as plain bytes: its index is the guest address.
+///
+/// # Safety
+/// While the slice lives nothing else may use this memory: no vCPU runs, no
+/// other thread or reference reads or writes it.
+#[expect(clippy::mut_from_ref, reason = "regions hand out their mapping; the caller is alone")]
+pub(super) unsafe fn low_ram_mut(ram: &GuestRam) -> Option<&mut [u8]> {
+    let region = ram.find_region(GuestAddress(0))?;
+    let start = region.get_host_address(MemoryRegionAddress(0)).ok()?;
+    let len = usize::try_from(region.len()).ok()?;
+    // SAFETY: one live, readable and writable mapping of `len` bytes, owned by
+    // `region` for longer than the borrow of `ram`; the caller is alone with it.
+    Some(unsafe { std::slice::from_raw_parts_mut(start, len) })
+}
+
+/// Marks bytes of the RAM below 3 GiB that were written through
+/// [`low_ram_mut`].
+pub(super) fn mark_dirty(ram: &GuestRam, start: u64, size: usize) {
+    let region = ram.find_region(GuestAddress(0));
+    if let (Some(region), Ok(start)) = (region, usize::try_from(start)) {
+        region.bitmap().mark_dirty(start, size);
+    }
+}
+
+/// Makes pages of the RAM below 3 GiB resident, from `start` up, until `stop`.
+/// Contents stay as they are. A host that cannot (Linux before 5.14) does
+/// nothing.
+pub(super) fn populate(ram: &GuestRam, start: u64, size: usize, stop: &AtomicBool) {
+    /// A huge page: what is populated in one piece.
+    const PIECE: u64 = 2 << 20;
+    let Some(region) = ram.find_region(GuestAddress(0)) else { return };
+    let end = start.saturating_add(size as u64).next_multiple_of(PAGE_SIZE).min(region.len());
+    let mut at = start & !(PAGE_SIZE - 1);
+    while at < end && !stop.load(Ordering::Relaxed) {
+        let next = (at + 1).next_multiple_of(PIECE).min(end);
+        let Ok(host) = region.get_host_address(MemoryRegionAddress(at)) else { return };
+        let Ok(len) = usize::try_from(next - at) else { return };
+        // SAFETY: [host, host + len) lies in one live mapping, owned by `region`
+        // for longer than this call, and no contents change.
+        if unsafe { libc::madvise(host.cast(), len, libc::MADV_POPULATE_WRITE) } != 0 {
+            return;
+        }
+        at = next;
+    }
 }
 
 /// This host's memory in bytes: MemTotal of /proc/meminfo. `None` where /proc

@@ -27,28 +27,71 @@ pub(super) fn load(
     image: &Image<'_>,
     kind: KernelKind,
 ) -> Result<LoadedKernel, LoadError> {
+    let (kernel, offsets) = check(layout, image, kind)?;
+    copy(ram, image, &kernel.segments, &offsets)?;
+    Ok(kernel)
+}
+
+/// Puts every segment, `offsets` into the file, at its address.
+pub(super) fn copy(
+    ram: &GuestRam,
+    image: &Image<'_>,
+    segments: &[Segment],
+    offsets: &[u64],
+) -> Result<(), LoadError> {
+    segments.iter().zip(offsets).try_for_each(|(segment, offset)| {
+        image.copy_to_guest(*offset, segment.file_size, ram, segment.paddr)
+    })
+}
+
+/// Everything that is to be known of `image`, with the offsets of its segments
+/// in the file: they lie within it, and their addresses within RAM.
+pub(super) fn check(
+    layout: &MemoryLayout,
+    image: &Image<'_>,
+    kind: KernelKind,
+) -> Result<(LoadedKernel, Vec<u64>), LoadError> {
     let (notes, segments) = match image {
         Image::Bytes(bytes) => parse(&**bytes, image)?,
         Image::File { file, .. } => parse(&ReadCache::new(file), image)?,
     };
     let entry = notes.phys32_entry.ok_or(LoadError::NoPvhNote)?;
-    for (segment, _) in &segments {
+    let (segments, offsets): (Vec<Segment>, Vec<u64>) = segments.into_iter().unzip();
+    for segment in &segments {
         check_place(layout, segment)?;
     }
-    let segments_only = || segments.iter().map(|(segment, _)| segment);
     let (Some(start), Some(end)) =
-        (segments_only().map(|s| s.paddr).min(), segments_only().map(end_of).max())
+        (segments.iter().map(|s| s.paddr).min(), segments.iter().map(end_of).max())
     else {
         return Err(LoadError::NoSegments);
     };
-    let inside = segments_only().any(|s| s.paddr <= entry && entry < end_of(s));
+    let inside = segments.iter().any(|s| s.paddr <= entry && entry < end_of(s));
     let entry =
         u32::try_from(entry).ok().filter(|_| inside).ok_or(LoadError::EntryOutside { entry })?;
-    for (segment, offset) in &segments {
-        image.copy_to_guest(*offset, segment.file_size, ram, segment.paddr)?;
+    Ok((LoadedKernel { entry, start, end, kind, segments, notes }, offsets))
+}
+
+/// The largest distance from a segment's offset in the file to its address,
+/// going by the first bytes of the file alone; `None` where they do not tell.
+pub(super) fn distance(head: &[u8]) -> Option<u64> {
+    match head.get(4)? {
+        &elf::ELFCLASS64 => distance_class::<FileHeader64<Endianness>>(head),
+        &elf::ELFCLASS32 => distance_class::<FileHeader32<Endianness>>(head),
+        _ => None,
     }
-    let segments = segments.into_iter().map(|(segment, _)| segment).collect();
-    Ok(LoadedKernel { entry, start, end, kind, segments, notes })
+}
+
+fn distance_class<H: FileHeader<Endian = Endianness>>(head: &[u8]) -> Option<u64> {
+    let header = H::parse(head).ok()?;
+    let endian = header.endian().ok()?;
+    let programs = header.program_headers(endian, head).ok()?;
+    let loads = programs.iter().filter(|p| p.p_type(endian) == PT_LOAD);
+    let distance = |program: &H::ProgramHeader| {
+        let (paddr, offset): (u64, u64) =
+            (program.p_paddr(endian).into(), program.p_offset(endian).into());
+        paddr.saturating_sub(offset)
+    };
+    loads.map(distance).max()
 }
 
 /// Segments with their offset in the file.

@@ -10,6 +10,7 @@
 mod bzimage;
 mod elf;
 mod error;
+mod in_place;
 mod modules;
 mod payload;
 mod source;
@@ -24,6 +25,7 @@ pub use payload::Compression;
 pub use source::FileSource;
 
 use crate::vmm::memory::{GuestRam, MemoryLayout};
+use payload::Payload;
 use source::Image;
 use std::borrow::Cow;
 
@@ -81,7 +83,8 @@ pub struct LoadedKernel {
     pub notes: XenNotes,
 }
 
-/// Loads a bzImage, a vmlinux or any PVH ELF into fresh guest memory.
+/// Loads a bzImage, a vmlinux or any PVH ELF into fresh guest memory: all zero,
+/// and until this returns nothing else, no vCPU and no thread, uses it.
 ///
 /// On an error, parts of it may have been written: throw the memory away.
 pub fn load_kernel(
@@ -99,11 +102,12 @@ pub fn load_kernel(
     };
     let packed = image.range("bzImage", range.start, range.end - range.start)?;
     // More than all of RAM cannot be loaded into it.
-    let (vmlinux, compression) = payload::unpack(&packed, layout.size())?;
-    drop(packed);
-    if !vmlinux.starts_with(&elf::MAGIC) {
-        return Err(LoadError::PayloadNotElf { compression });
+    let payload = Payload::open(&packed, layout.size())?;
+    if let Some(kernel) = in_place::load(ram, layout, &payload)? {
+        return Ok(kernel);
     }
-    let unpacked = Image::Bytes(Cow::Owned(vmlinux));
-    elf::load(ram, layout, &unpacked, KernelKind::BzImage(compression))
+    let vmlinux = payload.unpack()?;
+    let kind = KernelKind::BzImage(payload.compression());
+    drop(packed);
+    elf::load(ram, layout, &Image::Bytes(Cow::Owned(vmlinux)), kind)
 }

@@ -52,31 +52,104 @@ const SIZE_BYTES: usize = 4;
 /// Unpacked bytes of every LZ4 block but the last.
 const LZ4_BLOCK: usize = 8 << 20;
 
-/// Unpacks `payload` into at most `limit` bytes.
-pub(super) fn unpack(payload: &[u8], limit: u64) -> Result<(Vec<u8>, Compression), LoadError> {
-    let compression = Compression::detect(payload)
-        .ok_or_else(|| LoadError::UnknownCompression(hex_start(payload)))?;
-    let damaged = |reason: String| LoadError::Decompress { compression, reason };
-    let Some((packed, size)) = payload.split_last_chunk::<SIZE_BYTES>() else {
-        return Err(damaged(format!("it has only {} bytes", payload.len())));
-    };
-    let size = u64::from(u32::from_le_bytes(*size));
-    if size > limit {
-        return Err(LoadError::PayloadTooLarge { size, limit });
+/// First bytes that are unpacked to look at: headers of an ELF.
+const HEAD: usize = 4096;
+
+/// A payload whose format and size are known.
+pub(super) struct Payload<'a> {
+    compression: Compression,
+    /// All of it.
+    bytes: &'a [u8],
+    /// Without the size at its end.
+    packed: &'a [u8],
+    size: u64,
+}
+
+impl<'a> Payload<'a> {
+    /// Refuses what unpacks to more than `limit` bytes.
+    pub(super) fn open(bytes: &'a [u8], limit: u64) -> Result<Self, LoadError> {
+        let compression = Compression::detect(bytes)
+            .ok_or_else(|| LoadError::UnknownCompression(hex_start(bytes)))?;
+        let Some((packed, size)) = bytes.split_last_chunk::<SIZE_BYTES>() else {
+            let reason = format!("it has only {} bytes", bytes.len());
+            return Err(LoadError::Decompress { compression, reason });
+        };
+        let size = u64::from(u32::from_le_bytes(*size));
+        if size > limit {
+            return Err(LoadError::PayloadTooLarge { size, limit });
+        }
+        Ok(Self { compression, bytes, packed, size })
     }
-    let mut output = vec![0; to_usize(size)];
-    let written = match compression {
-        Compression::Lz4 => unpack_lz4(packed, &mut output),
-        Compression::Zstd => unpack_zstd(packed, &mut output),
-        Compression::Xz => read_all(lzma_rust2::XzReader::new(packed, false), &mut output),
-        // The size is part of the gzip format itself.
-        Compression::Gzip => read_all(flate2::read::GzDecoder::new(payload), &mut output),
+
+    /// How it is packed.
+    pub(super) fn compression(&self) -> Compression {
+        self.compression
     }
-    .map_err(&damaged)?;
-    if written != output.len() {
-        return Err(damaged(format!("it unpacks to {written} bytes, its trailer says {size}")));
+
+    /// Bytes when unpacked, by its trailer.
+    pub(super) fn size(&self) -> u64 {
+        self.size
     }
-    Ok((output, compression))
+
+    /// The first bytes as far as they are easily had: a hint, not checked,
+    /// with zeros for what is missing.
+    pub(super) fn head(&self) -> Vec<u8> {
+        let mut head = vec![0; HEAD];
+        // Errors show when all of it is unpacked. A decoder that wants room for
+        // more has written what there was room for.
+        match self.compression {
+            Compression::Lz4 => {
+                let _ = lz4_flex::block::decompress_into(
+                    self.packed.get(8..).unwrap_or_default(),
+                    &mut head,
+                );
+            }
+            Compression::Zstd => {
+                let mut input = zstd_safe::InBuffer::around(self.packed);
+                let mut output = zstd_safe::OutBuffer::around(&mut head[..]);
+                let _ = zstd_safe::DCtx::create().decompress_stream(&mut output, &mut input);
+            }
+            Compression::Xz => {
+                let _ = lzma_rust2::XzReader::new(self.packed, false).read_exact(&mut head);
+            }
+            Compression::Gzip => {
+                let _ = flate2::read::GzDecoder::new(self.bytes).read_exact(&mut head);
+            }
+        }
+        head
+    }
+
+    /// Unpacks it into `output`, which has [`size`](Self::size) bytes.
+    pub(super) fn unpack_into(&self, output: &mut [u8]) -> Result<(), LoadError> {
+        let written = match self.compression {
+            Compression::Lz4 => unpack_lz4(self.packed, output),
+            Compression::Zstd => unpack_zstd(self.packed, output),
+            Compression::Xz => read_all(lzma_rust2::XzReader::new(self.packed, false), output),
+            // The size is part of the gzip format itself.
+            Compression::Gzip => read_all(flate2::read::GzDecoder::new(self.bytes), output),
+        };
+        let written = written.and_then(|written| match self.size {
+            size if size == written as u64 => Ok(()),
+            size => Err(format!("it unpacks to {written} bytes, its trailer says {size}")),
+        });
+        written.map_err(|reason| LoadError::Decompress { compression: self.compression, reason })
+    }
+
+    /// Unpacks it into memory of its own.
+    pub(super) fn unpack(&self) -> Result<Vec<u8>, LoadError> {
+        let mut output = vec![0; to_usize(self.size)];
+        self.unpack_into(&mut output)?;
+        self.check_elf(&output)?;
+        Ok(output)
+    }
+
+    /// Refuses what it unpacked to unless that is an ELF.
+    pub(super) fn check_elf(&self, unpacked: &[u8]) -> Result<(), LoadError> {
+        if unpacked.starts_with(&super::elf::MAGIC) {
+            return Ok(());
+        }
+        Err(LoadError::PayloadNotElf { compression: self.compression })
+    }
 }
 
 /// One LZ4 block and the place for what it unpacks to.
