@@ -74,9 +74,9 @@ pub(super) fn check(
 /// The largest distance from a segment's offset in the file to its address,
 /// going by the first bytes of the file alone; `None` where they do not tell.
 pub(super) fn distance(head: &[u8]) -> Option<u64> {
-    match head.get(4)? {
-        &elf::ELFCLASS64 => distance_class::<FileHeader64<Endianness>>(head),
-        &elf::ELFCLASS32 => distance_class::<FileHeader32<Endianness>>(head),
+    match *head.get(4)? {
+        elf::ELFCLASS64 => distance_class::<FileHeader64<Endianness>>(head),
+        elf::ELFCLASS32 => distance_class::<FileHeader32<Endianness>>(head),
         _ => None,
     }
 }
