@@ -102,7 +102,8 @@ impl SystemTimeLine {
     /// Linux takes `⌊10^6 × 2^32 / mul⌋ << -shift` for the exact TSC frequency
     /// of its own TSC clocksource. At 3 GHz the nearest `mul` is rounded up
     /// and Linux reads 2 999 998 kHz (667 ppb off); one unit less costs the
-    /// page 0.12 ppb more and Linux reads 3 000 000 kHz.
+    /// page 0.12 ppb more and Linux reads 3 000 000 kHz. At most
+    /// 1.5 × 2^-31 (0.70 ppb) from `frequency`.
     ///
     /// # Errors
     /// As for [`new`](Self::new).

@@ -92,6 +92,22 @@ fn keeping_linux_khz_matters_where_nearest_rounds_up() {
     }
 }
 
+#[test]
+fn published_rates_are_bounded() {
+    // 2^-32 and 1.5 × 2^-31, in attoseconds per second, rounded up.
+    const NEAREST: i128 = 232_830_644;
+    const KEEPING_KHZ: i128 = 698_491_932;
+    // Every frequency of 100 MHz to 8 GHz on a grid that meets no power of two.
+    for frequency_khz in (100_000..=8_000_000).step_by(997) {
+        let rate = |line: SystemTimeLine| line.rate_error().attoseconds_per_second().abs();
+        let nearest = rate(SystemTimeLine::new(khz(frequency_khz), 0, 0).unwrap());
+        assert!(nearest <= NEAREST, "{frequency_khz} kHz: {nearest}");
+        let keeping =
+            rate(SystemTimeLine::new_keeping_linux_khz(khz(frequency_khz), 0, 0).unwrap());
+        assert!(keeping <= KEEPING_KHZ, "{frequency_khz} kHz: {keeping}");
+    }
+}
+
 /// Any frequency that the clock has to serve: 100 MHz to 8 GHz, whole kHz,
 /// whole Hz, thirds of Hz and hardware-scaled.
 fn frequencies() -> impl Strategy<Value = TscFrequency> {
