@@ -84,6 +84,38 @@ fn bzimage_of_every_compression() {
     }
 }
 
+/// Unpacked where the higher segment belongs, the lower one would overwrite it
+/// or pass it: the image is taken out again, and nothing of it stays behind.
+#[test]
+fn bzimage_whose_segments_are_not_in_order() {
+    for packing in PACKINGS {
+        let mut elf = Elf::new(true, Note::Segment);
+        elf.segments.reverse();
+        let image = bzimage(&pack(packing, &elf.build()));
+        let (layout, ram) = machine(2);
+        let kernel = load_kernel(&ram, &layout, &FileSource::Bytes(&image)).unwrap();
+        load_and_compare(&elf, FileSource::Bytes(&image), kernel.kind);
+    }
+}
+
+/// The file is larger than what lies between its segments and the end of RAM:
+/// there is no place for it, but there is for the segments.
+#[test]
+fn bzimage_that_fits_only_without_the_rest_of_its_file() {
+    for packing in PACKINGS {
+        let mut elf = Elf::new(true, Note::Section);
+        let size = elf.segments[1].data.len() as u64;
+        elf.segments[1].mem_size = size;
+        elf.segments[1].paddr = (2 << 20) - size;
+        let image = bzimage(&pack(packing, &elf.build()));
+        let (layout, ram) = machine(2);
+        load_kernel(&ram, &layout, &FileSource::Bytes(&image)).unwrap();
+        let mut found = vec![0; elf.segments[1].data.len()];
+        ram.read_slice(&mut found, GuestAddress(elf.segments[1].paddr)).unwrap();
+        assert!(found == elf.segments[1].data);
+    }
+}
+
 #[test]
 fn lz4_payload_of_several_blocks() {
     let mut elf = Elf::new(true, Note::Segment);

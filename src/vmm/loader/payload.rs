@@ -91,8 +91,8 @@ impl<'a> Payload<'a> {
         self.size
     }
 
-    /// The first bytes as far as they are easily had: a hint, not checked,
-    /// with zeros for what is missing.
+    /// The first bytes as far as they are easily had: a hint, with anything
+    /// where they are missing.
     pub(super) fn head(&self) -> Vec<u8> {
         let mut head = vec![0; HEAD];
         // Errors show when all of it is unpacked. A decoder that wants room for

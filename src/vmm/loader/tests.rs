@@ -116,6 +116,8 @@ fn payloads_of_the_tools_that_the_kernel_uses() {
         };
         let (unpacked, compression) = unpack(&packed).unwrap();
         assert!(unpacked == calls(), "{compression}");
+        let head = Payload::open(&packed, 1 << 20).unwrap().head();
+        assert!(head.starts_with(&calls()), "{compression}");
         // One byte changed: each format but LZ4 has a checksum over its contents.
         let mut damaged = packed.clone();
         damaged[packed.len() / 2] ^= 1;
