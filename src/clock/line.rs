@@ -112,12 +112,14 @@ impl SystemTimeLine {
         base_tsc: u64,
         base_system_time_ns: u64,
     ) -> Result<Self, LineError> {
-        let (nearest, shift) = nearest_mul_shift(frequency);
-        let lower = nearest.saturating_sub(1);
-        let distance = |mul| {
+        let nearest = nearest_mul_shift(frequency);
+        // One unit of all 32 bits, also where an even multiplier was halved.
+        let halvings = i8::try_from(nearest.0.leading_zeros()).unwrap_or(0);
+        let lower = ((nearest.0 << halvings).saturating_sub(1), nearest.1 - halvings);
+        let distance = |(mul, shift)| {
             linux_tsc_khz(mul, shift).map_or(u64::MAX, |khz| khz.abs_diff(frequency.khz_floor()))
         };
-        let mul = if distance(lower) < distance(nearest) { lower } else { nearest };
+        let (mul, shift) = if distance(lower) < distance(nearest) { lower } else { nearest };
         Self::with_published(frequency, base_tsc, base_system_time_ns, mul, shift)
     }
 
