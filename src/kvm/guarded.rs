@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
-    KVM_XEN_ATTR_TYPE_UPCALL_VECTOR, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO,
+    KVM_CLOCK_HOST_TSC, KVM_XEN_ATTR_TYPE_UPCALL_VECTOR, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO,
     KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO, kvm_clock_data, kvm_xen_hvm_attr,
     kvm_xen_hvm_attr__bindgen_ty_1, kvm_xen_vcpu_attr, kvm_xen_vcpu_attr__bindgen_ty_1,
 };
@@ -171,7 +171,7 @@ impl Guarded {
         self.active.store(true, Ordering::Relaxed);
         // KVM's clock counts from another moment than our line; the guest has
         // read ours already.
-        self.set_clock(vm, 0);
+        self.align(vm);
         let mut moved = Vec::new();
         for (vcpu, pages) in (0u32..).zip(state.vcpus.iter_mut()) {
             let placed = [(pages.info, VcpuArea::VcpuInfo), (pages.time, VcpuArea::TimeInfo)];
@@ -181,6 +181,34 @@ impl Guarded {
             }
         }
         Ok(moved)
+    }
+
+    /// Sets KVM's clock onto the line while no guest reads it yet: again, with
+    /// what the last try missed, until it stands at most 1 us ahead. Never
+    /// behind, where the guest would see time go back.
+    fn align(&self, vm: &VmFd) {
+        let mut ahead_ns = 0i64;
+        for _ in 0..MOST_TRIES {
+            self.set_clock(vm, ahead_ns);
+            let Some(deviation_ns) = self.deviation_ns(vm) else { return };
+            if (0..=CORRECT_BEYOND_NS.cast_signed()).contains(&deviation_ns) {
+                return;
+            }
+            // The middle of what is wanted, less what came out.
+            let wanted_ns = CORRECT_BEYOND_NS.cast_signed() / 2;
+            ahead_ns = ahead_ns.saturating_add(wanted_ns.saturating_sub(deviation_ns));
+        }
+    }
+
+    /// KVM's clock less the line, both at one host TSC; `None` where KVM states
+    /// no such pair, as while its masterclock is off.
+    fn deviation_ns(&self, vm: &VmFd) -> Option<i64> {
+        let read = vm.get_clock().ok()?;
+        if read.flags & KVM_CLOCK_HOST_TSC == 0 {
+            return None;
+        }
+        let guest_tsc = self.clock.tsc().from_host(read.host_tsc);
+        Some(read.clock.wrapping_sub(self.clock.line().system_time_ns(guest_tsc)).cast_signed())
     }
 
     /// Sets KVM's clock to what the line says now, `ahead_ns` further on.
@@ -226,7 +254,7 @@ impl Guarded {
     /// the pages from the start.
     pub fn before_run(&self, vm: &VmFd) {
         if self.is_active() {
-            self.set_clock(vm, 0);
+            self.align(vm);
         }
     }
 
