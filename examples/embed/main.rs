@@ -38,9 +38,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Memory first, then the VM over it: XenVm::new keeps the order of KVM
     // calls that leaves the clock alone.
     let ram = guest::memory()?;
-    let XenVm { vm, mut vcpus, clock, tsc_khz } =
+    let XenVm { memory, vm, mut vcpus, clock, tsc_khz } =
         XenVm::new(&kvm, &caps, &ram, XenVmConfig { vcpus: 1, hypercalls })?;
-    let memory = GuestRamHandle::new(ram);
+    let memory = GuestRamHandle::new(memory);
 
     // The emulated hypervisor, and the KVM under it.
     let config = DomainConfig {

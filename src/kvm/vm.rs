@@ -78,7 +78,12 @@ fn call(name: impl Into<String>) -> impl FnOnce(Error) -> XenVmError {
 }
 
 /// A VM with all its vCPUs, not yet running, and the clock of its guest.
+///
+/// KVM knows guest memory by host address: hold `memory`, or a
+/// [`Domain`](crate::xen::Domain) over it, for as long as `vm` or a vCPU lives.
 pub struct XenVm {
+    /// The guest's memory, by reference count.
+    pub memory: GuestRam,
     /// The VM.
     pub vm: Arc<VmFd>,
     /// Its vCPUs in order.
@@ -120,7 +125,7 @@ impl XenVm {
         let frequency = TscFrequency::from_khz(u64::from(tsc_khz))?;
         let line = SystemTimeLine::new_keeping_linux_khz(frequency, guest_tsc.now(), 0)?;
         let clock = Arc::new(KvmClock::new(guest_tsc, line));
-        Ok(Self { vm: Arc::new(vm), vcpus, clock, tsc_khz })
+        Ok(Self { memory: memory.clone(), vm: Arc::new(vm), vcpus, clock, tsc_khz })
     }
 }
 
@@ -192,8 +197,9 @@ pub fn add_memory<B: vm_memory::bitmap::Bitmap>(
         memory_size: region.len(),
         userspace_addr: host as u64,
     };
-    // SAFETY: the range is that of an mmap region of guest memory, which is
-    // shared with the VM by reference count and outlives it.
+    // SAFETY: the range is that of a live mmap region. It stays one while the VM
+    // can run: `XenVm` holds its memory, and whoever takes the VM out of it is
+    // told to hold it on (in this crate `Domain` does, by its handle).
     unsafe { vm.set_user_memory_region(slot) }.map_err(call(format!(
         "KVM_SET_USER_MEMORY_REGION {:#x}+{:#x}",
         slot.guest_phys_addr, slot.memory_size
