@@ -9,14 +9,18 @@
 //! - [`WallclockEpoch`]: UTC at system time 0, as Xen's wallclock states it.
 //! - [`scaling`]: what the hardware makes of the host TSC for a guest.
 //! - [`kvm_models`]: KVM's three clocks, and how far each is from the line.
+//! - [`tai`]: guest TSC to TAI, with error bounds, from readings of the host.
+//! - [`lab`]: KVM's clocks and ours over days and years.
 
 mod epoch;
 mod error_bounds;
 mod frequency;
 pub mod kvm_models;
+pub mod lab;
 mod line;
 mod pvclock;
 pub mod scaling;
+pub mod tai;
 mod wide;
 
 pub use epoch::{EpochError, WallclockEpoch, wallclock_epoch};
