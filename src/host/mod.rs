@@ -1,8 +1,29 @@
-//! Reads this host's clocks. Nothing here computes; the arithmetic is in
-//! [`clock`](crate::clock).
+//! Reads this host's clocks. The arithmetic is in [`clock`](crate::clock).
+//!
+//! - [`choose()`]: the best [`PairSource`] of this host, and why no better one.
+//! - [`KvmPairs`], [`PtpPairs`], [`HostVmClock`], [`Bracketed`]: the sources.
+//! - [`StepWatch`]: the host's clock was set.
+//! - [`simulated`]: a host that follows a script.
 
+mod choose;
+mod host_vmclock;
+mod kernel_clock;
+mod leap_table;
+mod pair;
+mod ptp;
+pub mod simulated;
+mod sources;
+mod step_watch;
 mod tsc;
 mod wallclock;
 
+pub use choose::{Candidates, Chosen, choose};
+pub use host_vmclock::{HostVmClock, VMCLOCK_DEVICE};
+pub use kernel_clock::{KernelClock, read_kernel_clock};
+pub use leap_table::{LEAP_TABLE, TableOffset, table_offset};
+pub use pair::{PairError, PairSource, SourceKind, WithOffset};
+pub use ptp::{PtpPairs, PtpTimescale};
+pub use sources::{AtomicPair, Bracketed, KvmPairs};
+pub use step_watch::StepWatch;
 pub use tsc::host_tsc;
 pub use wallclock::{RealtimePair, read_realtime};

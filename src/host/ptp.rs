@@ -1,0 +1,199 @@
+//! A PTP device of the host, over another source's pairs.
+//!
+//! A PTP device pairs its own time with the kernel's UTC, not with the TSC:
+//! what it gives is how far the kernel's clock is from it, and a pair of another
+//! source moves by as much.
+
+#![expect(unsafe_code, reason = "PTP ioctls take raw pointers")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+
+use super::pair::{PairError, PairSource, SourceKind};
+use crate::clock::tai::{HostReading, Steering};
+
+/// What a PTP device counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PtpTimescale {
+    /// TAI, as a network card that PTP disciplines.
+    Tai,
+    /// UTC, as `ptp_kvm` and `ptp_vmclock`.
+    Utc,
+}
+
+/// A PTP device, and the source that pairs the kernel's clock with the TSC.
+pub struct PtpPairs<S> {
+    file: File,
+    path: PathBuf,
+    timescale: PtpTimescale,
+    method: Method,
+    base: S,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    /// The hardware latches both clocks at once.
+    Precise,
+    /// The device's time between two readings of the kernel's.
+    Extended,
+}
+
+/// Device time less the kernel's UTC, ns, and how far that may be off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Offset {
+    ns: i128,
+    error_ns: u64,
+}
+
+const SAMPLES: u32 = 10;
+
+impl<S: PairSource> PtpPairs<S> {
+    /// Opens the device and reads it once: precise cross-timestamps where the
+    /// hardware has them, else bracketed ones.
+    ///
+    /// # Errors
+    /// [`PairError::Io`] when it can not be opened, [`PairError::Unusable`]
+    /// when it is no PTP device.
+    pub fn open(path: &Path, timescale: PtpTimescale, base: S) -> Result<Self, PairError> {
+        let file = File::open(path).map_err(|e| PairError::io(path.display().to_string(), e))?;
+        let mut device =
+            Self { file, path: path.to_owned(), timescale, method: Method::Precise, base };
+        if device.offset().is_err() {
+            device.method = Method::Extended;
+            device.offset().map_err(|error| PairError::Unusable {
+                device: path.display().to_string(),
+                why: format!("it answers no PTP request ({error}); name a PTP device such as /dev/ptp0"),
+            })?;
+        }
+        Ok(device)
+    }
+
+    fn offset(&self) -> io::Result<Offset> {
+        match self.method {
+            Method::Precise => self.precise(),
+            Method::Extended => self.extended(),
+        }
+    }
+
+    fn precise(&self) -> io::Result<Offset> {
+        // SAFETY: plain numbers, for which all bytes zero are a value.
+        let mut sample: libc::ptp_sys_offset_precise = unsafe { core::mem::zeroed() };
+        // SAFETY: the request writes one such structure, which lives across it.
+        let ret = unsafe {
+            libc::ioctl(self.file.as_raw_fd(), libc::PTP_SYS_OFFSET_PRECISE, &raw mut sample)
+        };
+        if ret < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Offset { ns: ns(sample.device) - ns(sample.sys_realtime), error_ns: 2 })
+    }
+
+    fn extended(&self) -> io::Result<Offset> {
+        // SAFETY: plain numbers, for which all bytes zero are a value.
+        let mut samples: libc::ptp_sys_offset_extended = unsafe { core::mem::zeroed() };
+        samples.n_samples = SAMPLES;
+        // SAFETY: the request reads and writes one such structure, which lives
+        // across it, and n_samples is below its length.
+        let ret = unsafe {
+            libc::ioctl(self.file.as_raw_fd(), libc::PTP_SYS_OFFSET_EXTENDED, &raw mut samples)
+        };
+        if ret < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let taken = samples.ts.iter().take(usize::try_from(SAMPLES).unwrap_or(0));
+        let triples = taken.map(|[before, device, after]| [ns(*before), ns(*device), ns(*after)]);
+        narrowest(triples).ok_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN))
+    }
+}
+
+/// The offset of the narrowest bracket that is one.
+fn narrowest(triples: impl Iterator<Item = [i128; 3]>) -> Option<Offset> {
+    triples
+        .filter_map(|[before, device, after]| {
+            let width = u64::try_from(after.checked_sub(before)?).ok()?;
+            let ns = device - (before + i128::from(width / 2));
+            Some(Offset { ns, error_ns: width.div_ceil(2) + 1 })
+        })
+        .min_by_key(|offset| offset.error_ns)
+}
+
+fn ns(time: libc::ptp_clock_time) -> i128 {
+    i128::from(time.sec) * 1_000_000_000 + i128::from(time.nsec)
+}
+
+/// The base's reading, moved to the device's time.
+fn moved(mut reading: HostReading, offset: Offset, timescale: PtpTimescale) -> Option<HostReading> {
+    // UTC + offset is the device's time; TAI − UTC is in the reading's.
+    let leaps_ns = i128::from(reading.sync.tai_offset.seconds()) * 1_000_000_000;
+    let by_ns = match timescale {
+        PtpTimescale::Utc => offset.ns,
+        PtpTimescale::Tai => offset.ns - leaps_ns,
+    };
+    let by = crate::clock::tai::Tai::from_ns(by_ns)?.units();
+    reading.tai = reading.tai.checked_add(by)?;
+    reading.error_ns = reading.error_ns.saturating_add(offset.error_ns);
+    // The device is not steered with the kernel's clock.
+    reading.steering = Steering::NOMINAL;
+    reading.rate = None;
+    Some(reading)
+}
+
+impl<S: PairSource> PairSource for PtpPairs<S> {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Ptp
+    }
+
+    fn read(&mut self) -> Result<HostReading, PairError> {
+        let offset =
+            self.offset().map_err(|e| PairError::io(self.path.display().to_string(), e))?;
+        let reading = self.base.read()?;
+        let utc_ns = reading.tai.ns_floor().saturating_add(offset.ns);
+        moved(reading, offset, self.timescale).ok_or(PairError::NoTime { utc_ns })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::TscFrequency;
+    use crate::clock::tai::{HostSync, Tai, TaiOffset};
+    use crate::host::Bracketed;
+
+    #[test]
+    fn the_narrowest_bracket_counts() {
+        let triples = [[0, 1_000, 900], [1_000, 2_050, 1_100], [9, 9, 5]];
+        let offset = narrowest(triples.into_iter()).unwrap();
+        assert_eq!(offset, Offset { ns: 1_000, error_ns: 51 });
+        assert_eq!(narrowest([[2, 0, 1]].into_iter()), None);
+    }
+
+    #[test]
+    fn pairs_move_to_the_devices_time() {
+        let reading = HostReading {
+            host_tsc: 1,
+            tai: Tai::new(1_800_000_037, 0),
+            error_ns: 10,
+            steering: Steering::from_timex(5, 10_000),
+            rate: None,
+            sync: HostSync { tai_offset: TaiOffset::Known(37), ..HostSync::default() },
+        };
+        let utc = moved(reading, Offset { ns: -1_000_000_000, error_ns: 5 }, PtpTimescale::Utc);
+        let utc = utc.unwrap();
+        assert_eq!((utc.tai, utc.error_ns), (Tai::new(1_800_000_036, 0), 15));
+        let tai = moved(reading, Offset { ns: 37_000_000_000, error_ns: 5 }, PtpTimescale::Tai);
+        assert_eq!(tai.unwrap().tai, reading.tai);
+        let far = Offset { ns: i128::MAX / 2, error_ns: 0 };
+        assert_eq!(moved(reading, far, PtpTimescale::Utc), None);
+    }
+
+    #[test]
+    fn a_device_that_is_none_is_named() {
+        let base = || Bracketed::new(TscFrequency::from_khz(1_000_000).unwrap(), 1);
+        let open = |path: &str| PtpPairs::open(Path::new(path), PtpTimescale::Tai, base()).err().unwrap();
+        let error = open("/dev/null").to_string();
+        assert!(error.starts_with("/dev/null is no usable clock: it answers no PTP request"), "{error}");
+        assert!(open("/nonexistent").to_string().starts_with("cannot read /nonexistent: "));
+    }
+}
