@@ -15,6 +15,7 @@
 //! | [`host`] | readings of this host's clocks |
 //! | [`pages`] | the only writer of clock pages in guest memory |
 //! | [`xen`] | the emulated hypervisor: state machines behind traits |
+//! | [`vmclock`] | the VMClock and VM generation devices, and their ACPI |
 //! | [`kvm`] | the only caller of KVM |
 //! | `vmm`, `cli` | a small machine and its command line, behind the feature `vmm` |
 //!
@@ -67,6 +68,7 @@ pub mod clock;
 pub mod host;
 pub mod kvm;
 pub mod pages;
+pub mod vmclock;
 pub mod xen;
 
 #[cfg(feature = "vmm")]

@@ -120,6 +120,32 @@ fn version_protocol_against_our_reader() {
     check_version::<0>(|page| read_versioned(&page.head[0], page.data(), 1), publish_version);
 }
 
+/// A program that mapped the VMClock page and reads it as its header asks: waits
+/// for an even count, reads, compares.
+fn vmclock_mapped_read<const SKIP: u32>(page: &Page<SKIP>) -> Option<(u32, [u32; 2])> {
+    let seq = page.head[0].load();
+    if seq & 1 == 1 {
+        return None;
+    }
+    fence(Ordering::Acquire);
+    let data = page.data().map(Word::load);
+    fence(Ordering::Acquire);
+    (page.head[0].load() == seq).then_some((seq, data))
+}
+
+/// The sequence count of a VMClock page is written as a version is, and the
+/// kernel's `vmclock_get_crosststamp` reads as `linux_version_read` does.
+#[test]
+fn vmclock_sequence_against_a_mapped_page() {
+    check_version::<0>(vmclock_mapped_read, publish_version);
+}
+
+#[test]
+#[should_panic(expected = "torn")]
+fn without_the_fence_before_even_a_mapped_page_is_torn() {
+    check_version::<2>(vmclock_mapped_read, publish_version);
+}
+
 #[test]
 #[should_panic(expected = "torn")]
 fn without_the_fence_after_odd_the_model_objects() {

@@ -103,6 +103,18 @@ impl KvmClocks {
         self.published
     }
 
+    /// What the hardware makes of the host TSC.
+    #[must_use]
+    pub const fn scaling(&self) -> TscScaling {
+        self.scaling
+    }
+
+    /// The host TSC's frequency.
+    #[must_use]
+    pub const fn host_frequency(&self) -> TscFrequency {
+        self.host
+    }
+
     /// The exact time in `host_ticks`, ns, rounded down: what all three
     /// definitions mean to say.
     #[must_use]

@@ -78,7 +78,8 @@ fn reading_of(page: &VmclockAbi, tsc: u64) -> Result<HostReading, &'static str> 
     }
     let flag = |mask: u64| page.flags & mask != 0;
     // The page states UTC − TAI.
-    let offset = page.tai_offset_sec.checked_neg().filter(|_| flag(abi::VMCLOCK_FLAG_TAI_OFFSET_VALID));
+    let offset =
+        page.tai_offset_sec.checked_neg().filter(|_| flag(abi::VMCLOCK_FLAG_TAI_OFFSET_VALID));
     let tai_offset = offset.map_or(TaiOffset::Unknown, TaiOffset::Known);
     let to_tai = match page.time_type {
         abi::VMCLOCK_TIME_TAI => 0,

@@ -64,7 +64,9 @@ impl<S: PairSource> PtpPairs<S> {
             device.method = Method::Extended;
             device.offset().map_err(|error| PairError::Unusable {
                 device: path.display().to_string(),
-                why: format!("it answers no PTP request ({error}); name a PTP device such as /dev/ptp0"),
+                why: format!(
+                    "it answers no PTP request ({error}); name a PTP device such as /dev/ptp0"
+                ),
             })?;
         }
         Ok(device)
@@ -191,9 +193,13 @@ mod tests {
     #[test]
     fn a_device_that_is_none_is_named() {
         let base = || Bracketed::new(TscFrequency::from_khz(1_000_000).unwrap(), 1);
-        let open = |path: &str| PtpPairs::open(Path::new(path), PtpTimescale::Tai, base()).err().unwrap();
+        let open =
+            |path: &str| PtpPairs::open(Path::new(path), PtpTimescale::Tai, base()).err().unwrap();
         let error = open("/dev/null").to_string();
-        assert!(error.starts_with("/dev/null is no usable clock: it answers no PTP request"), "{error}");
+        assert!(
+            error.starts_with("/dev/null is no usable clock: it answers no PTP request"),
+            "{error}"
+        );
         assert!(open("/nonexistent").to_string().starts_with("cannot read /nonexistent: "));
     }
 }

@@ -89,7 +89,8 @@ impl SimulatedHost {
     #[must_use]
     pub fn new(frequency: TscFrequency, utc_sec: i64, script: &[(u64, Event)]) -> Self {
         let raw = CounterPeriod::of_frequency(frequency);
-        let ticks = |ns: u64| raw.ticks_to_reach((u128::from(ns) << 64) / u128::from(NANOS_PER_SEC));
+        let ticks =
+            |ns: u64| raw.ticks_to_reach((u128::from(ns) << 64) / u128::from(NANOS_PER_SEC));
         let mut script: Vec<_> = script.iter().map(|(at, event)| (ticks(*at), *event)).collect();
         script.sort_by_key(|(at, _)| *at);
         script.reverse();
@@ -145,7 +146,8 @@ impl SimulatedHost {
     /// CLOCK_MONOTONIC_RAW now, ns from the start.
     #[must_use]
     pub fn raw_ns(&self) -> i128 {
-        Tai::from_units(i128::try_from(self.raw.units_in(self.elapsed)).unwrap_or(i128::MAX)).ns_floor()
+        Tai::from_units(i128::try_from(self.raw.units_in(self.elapsed)).unwrap_or(i128::MAX))
+            .ns_floor()
     }
 
     /// What `adjtimex` says now.
@@ -263,7 +265,9 @@ impl SimulatedHost {
                 let units = (u128::from(ns) << 64) / u128::from(NANOS_PER_SEC);
                 self.jump(i128::try_from(units).unwrap_or(i128::MAX));
                 self.tsc_ahead = match tsc {
-                    SleepingTsc::Runs => self.tsc_ahead.wrapping_add(self.raw.ticks_to_reach(units)),
+                    SleepingTsc::Runs => {
+                        self.tsc_ahead.wrapping_add(self.raw.ticks_to_reach(units))
+                    }
                     SleepingTsc::Stops => self.tsc_ahead,
                     SleepingTsc::Resets => 0u64.wrapping_sub(self.elapsed),
                 };

@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn kvm_pairs_that_do_not_fit_the_kernels_clock_are_refused() {
-        let error = KvmPairs(|| Ok(Some(AtomicPair { utc_ns: 1, host_tsc: 1 }))).read().unwrap_err();
+        let error =
+            KvmPairs(|| Ok(Some(AtomicPair { utc_ns: 1, host_tsc: 1 }))).read().unwrap_err();
         assert!(matches!(error, PairError::Moving { tries: 8 }));
     }
 }

@@ -1,11 +1,12 @@
 //! Publishes clock data into guest memory. The only writer of clock pages.
 //!
-//! Three structures, two protocols, one writer for each page at a time:
+//! Four structures, two protocols, one writer for each page at a time:
 //!
 //! | structure | written by | protocol |
 //! | --- | --- | --- |
 //! | `vcpu_time_info` | [`publish_time`] | version, odd during an update |
 //! | wallclock in `shared_info` | [`publish_wallclock`] | version, odd during an update |
+//! | VMClock | [`publish_vmclock`] | sequence count, odd during an update |
 //! | `vcpu_runstate_info` | [`publish_runstate`] | top bit of the entry time |
 //!
 //! The protocols live in [`protocol`], generic over the atomic word, so that
@@ -28,6 +29,7 @@ mod memory;
 pub mod protocol;
 mod runstate;
 mod time;
+mod vmclock;
 mod wallclock;
 
 pub use memory::{GuestRam, GuestRamHandle, PageError, Width};
@@ -36,4 +38,5 @@ pub use time::{
     PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE, Published, TIME_INFO_SIZE, TimeInfo, publish_time,
     read_time, read_time_version,
 };
+pub use vmclock::{VMCLOCK_PAGE_SIZE, publish_generation_id, publish_vmclock, read_vmclock};
 pub use wallclock::{publish_wallclock, read_wallclock};

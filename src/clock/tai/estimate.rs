@@ -179,7 +179,13 @@ impl TaiEstimator {
     }
 
     /// The line where the projection of the old and the new pair agree.
-    fn meet(&self, reading: &HostReading, predicted: Tai, projected_ns: u64, rate: Rate) -> TaiLine {
+    fn meet(
+        &self,
+        reading: &HostReading,
+        predicted: Tai,
+        projected_ns: u64,
+        rate: Rate,
+    ) -> TaiLine {
         let reach = |ns| i128::try_from(super::instant::ns_to_units_ceil(ns)).unwrap_or(i128::MAX);
         let low = predicted.saturating_add(-reach(projected_ns));
         let high = predicted.saturating_add(reach(projected_ns));
@@ -243,7 +249,9 @@ impl State {
         match measured(self.first, pair) {
             // Two statements that contradict each other: the pairs are facts.
             Some(fresh) if fresh.1 <= carried.1 => fresh,
-            Some(fresh) if fresh.0.distance_attos(carried.0) > fresh.1.saturating_add(carried.1) => {
+            Some(fresh)
+                if fresh.0.distance_attos(carried.0) > fresh.1.saturating_add(carried.1) =>
+            {
                 fresh
             }
             _ => carried,

@@ -114,7 +114,8 @@ impl LeapTracker {
             HostLeap::None => {
                 // Taken back before it came, or over for a day.
                 let stays = self.leap.is_some_and(|leap| {
-                    happened(leap, sync.tai_offset) && now < leap.tai_midnight().saturating_add_sec(DAY)
+                    happened(leap, sync.tai_offset)
+                        && now < leap.tai_midnight().saturating_add_sec(DAY)
                 });
                 if !stays {
                     self.leap = None;

@@ -190,7 +190,8 @@ impl TaiLine {
     #[must_use]
     pub fn ticks_within(&self, bound_ns: u64) -> Option<u64> {
         let room_ns = u128::from(bound_ns.checked_sub(self.errors.pair_ns)?);
-        let Some(time_ns) = (room_ns * u128::from(ATTOS_PER_SEC)).checked_div(self.errors.rate_attos.into())
+        let Some(time_ns) =
+            (room_ns * u128::from(ATTOS_PER_SEC)).checked_div(self.errors.rate_attos.into())
         else {
             return Some(u64::MAX >> 1);
         };

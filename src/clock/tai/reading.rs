@@ -164,7 +164,11 @@ mod tests {
         ];
         for (freq, tick, parts, attos) in table {
             let steering = Steering::from_timex(freq, tick);
-            assert_eq!((steering.parts(), steering.distance_attos()), (parts, attos), "{freq} {tick}");
+            assert_eq!(
+                (steering.parts(), steering.distance_attos()),
+                (parts, attos),
+                "{freq} {tick}"
+            );
         }
     }
 

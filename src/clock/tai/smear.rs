@@ -95,7 +95,12 @@ pub fn line_at(
         Some((start, end, _)) if tai < start || tai >= end => (&[start, end], old),
         Some((_, end, utc)) => (&[end], old.times(utc, tai_seconds(utc, leap.kind))?),
     };
-    let bent = line.bent(counter.max(line.base()), old, line.errors().rate_attos, line.errors().rate_est_attos)?;
+    let bent = line.bent(
+        counter.max(line.base()),
+        old,
+        line.errors().rate_attos,
+        line.errors().rate_est_attos,
+    )?;
     let until = edges.iter().filter(|edge| **edge > tai).min().map(|edge| {
         // Positive: it lies ahead.
         let ahead = u128::try_from(edge.since(tai)).unwrap_or(0);
@@ -132,7 +137,9 @@ mod tests {
 
     #[test]
     fn utc_sls_ends_at_midnight() {
-        for (kind, seconds, after) in [(LeapKind::Positive, 1_001, 38), (LeapKind::Negative, 999, 36)] {
+        for (kind, seconds, after) in
+            [(LeapKind::Positive, 1_001, 38), (LeapKind::Negative, 999, 36)]
+        {
             let leap = leap(kind);
             let start = MIDNIGHT - 1_000 + 37;
             let utc = |tai: i64| utc_at(Tai::new(tai, 0), leap, Smear::UtcSls);
@@ -145,9 +152,11 @@ mod tests {
     #[test]
     fn strict_repeats_a_second_or_leaves_one_out() {
         let utc = |kind, tai: i64| utc_at(Tai::new(tai, 0), leap(kind), Smear::Strict).sec();
-        let positive: Vec<_> = (35..40).map(|s| utc(LeapKind::Positive, MIDNIGHT + s) - MIDNIGHT).collect();
+        let positive: Vec<_> =
+            (35..40).map(|s| utc(LeapKind::Positive, MIDNIGHT + s) - MIDNIGHT).collect();
         assert_eq!(positive, [-2, -1, -1, 0, 1]);
-        let negative: Vec<_> = (34..39).map(|s| utc(LeapKind::Negative, MIDNIGHT + s) - MIDNIGHT).collect();
+        let negative: Vec<_> =
+            (34..39).map(|s| utc(LeapKind::Negative, MIDNIGHT + s) - MIDNIGHT).collect();
         assert_eq!(negative, [-3, -2, 0, 1, 2]);
     }
 

@@ -94,9 +94,12 @@ mod tests {
     #[test]
     fn a_host_clock_that_jumps_a_century_is_refused_or_followed() {
         let century = 3_155_760_000;
-        for (sec, fits) in [(1_800_000_037 + century, true), (1_800_000_037 - century, false),
-            (i64::MAX, true), (i64::MIN, false)]
-        {
+        for (sec, fits) in [
+            (1_800_000_037 + century, true),
+            (1_800_000_037 - century, false),
+            (i64::MAX, true),
+            (i64::MIN, false),
+        ] {
             let (tai, system) = lines(sec);
             assert_eq!(epoch_at(&tai, OFFSET, &system, 500).is_ok(), fits, "{sec}");
             let _ = error_ns(WallclockEpoch { sec: u64::MAX, nsec: 0 }, &tai, OFFSET, &system, 499);

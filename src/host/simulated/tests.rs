@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::clock::SystemTimeLine;
-use crate::clock::tai::{EstimatorConfig, LeapIndicator, LeapTracker, Observation, TaiEstimator, wallclock};
+use crate::clock::tai::{
+    EstimatorConfig, LeapIndicator, LeapTracker, Observation, TaiEstimator, wallclock,
+};
 use proptest::prelude::*;
 
 const KHZ: u64 = 3_000_000;
@@ -28,7 +30,8 @@ fn clocks_run_as_scripted() {
         (30 * SECOND, Event::Step(-3_000_000_000)),
     ]);
     host.advance(KHZ * 1_000 * 40);
-    let near = |value: i128, expected: i128| assert!((value - expected).abs() <= 3, "{value} {expected}");
+    let near =
+        |value: i128, expected: i128| assert!((value - expected).abs() <= 3, "{value} {expected}");
     near(host.raw_ns(), 40_000_000_000);
     near(host.monotonic_ns(), 40_000_000_000 + 5_000_000 - 1_000_000);
     near(host.tai().ns_floor(), (i128::from(UTC) + 37 + 37) * 1_000_000_000 + 4_000_000);

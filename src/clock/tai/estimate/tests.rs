@@ -129,7 +129,11 @@ fn a_slew_that_nobody_announced_is_seen_and_measured() {
     let slewed = old.bent(now, old.period().times(1_000_500, 1_000_000).unwrap(), 0, 0).unwrap();
     assert_eq!(estimator.observe(&reading(&slewed, now + TICK, 0)), Observation::RateChanged);
     for n in 2..100 {
-        assert_eq!(estimator.observe(&reading(&slewed, now + n * TICK, 0)), Observation::Continued, "{n}");
+        assert_eq!(
+            estimator.observe(&reading(&slewed, now + n * TICK, 0)),
+            Observation::Continued,
+            "{n}"
+        );
     }
     let line = estimator.line().unwrap();
     assert!(line.period().distance_attos(slewed.period()) <= line.errors().rate_est_attos);
@@ -159,7 +163,8 @@ fn reset_starts_again() {
 #[test]
 fn hosts_at_the_ends_of_time_do_no_harm() {
     let mut estimator = TaiEstimator::new(config());
-    for (tsc, units) in [(0, i128::MAX), (1, i128::MIN), (u64::MAX >> 1, 0), (u64::MAX, i128::MAX)] {
+    for (tsc, units) in [(0, i128::MAX), (1, i128::MIN), (u64::MAX >> 1, 0), (u64::MAX, i128::MAX)]
+    {
         let mut extreme = reading(&truth(0), tsc, 0);
         extreme.tai = Tai::from_units(units);
         extreme.error_ns = u64::MAX;

@@ -83,8 +83,10 @@ fn a_scheduled_change_is_continuous() {
     let errors = TaiErrors { pair_ns: 5, rate_attos: 1_000_000_000_000, ..TaiErrors::default() };
     let mut plan = ScheduledLine::new(line(1_000, 1_000_000, errors));
     let at = 1_000 + 1_000_000_000;
-    assert_eq!(plan.schedule(999, period(2_000_000), 0),
-        Err(TaiLineError::BeforeBase { at: 999, base: 1_000 }));
+    assert_eq!(
+        plan.schedule(999, period(2_000_000), 0),
+        Err(TaiLineError::BeforeBase { at: 999, base: 1_000 })
+    );
     plan.schedule(at, period(2_000_000), 7).unwrap();
     assert_eq!(plan.due(), Some(at));
     assert_eq!(plan.at(at - 1).period(), period(1_000_000));

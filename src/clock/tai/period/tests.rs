@@ -23,9 +23,15 @@ fn ends_of_the_range() {
     let of = |hz| CounterPeriod::of_frequency(TscFrequency::from_hz(hz).unwrap());
     assert_eq!(of(1_000_000).shift(), 19);
     assert_eq!(of(100_000_000_000).shift(), 36);
-    for (frac, shift, named) in [(0, 0, false), (1, 0, false), (u64::MAX, 0, false),
-        (1 << 33, 0, true), (1 << 63, 30, true), (1, 255, false), (1 << 63, 255, false)]
-    {
+    for (frac, shift, named) in [
+        (0, 0, false),
+        (1, 0, false),
+        (u64::MAX, 0, false),
+        (1 << 33, 0, true),
+        (1 << 63, 30, true),
+        (1, 255, false),
+        (1 << 63, 255, false),
+    ] {
         assert_eq!(CounterPeriod::new(frac, shift).is_ok(), named, "{frac} {shift}");
     }
     // The same period in another scale is the same.
@@ -53,7 +59,10 @@ fn ticks_saturate() {
     assert_eq!(period.rate_units(u64::MAX), u64::MAX);
     assert_eq!(period.rate_units(ATTOS_PER_SEC), 1 << 63);
     assert_eq!(period.distance_attos(period), 0);
-    assert_eq!(period.distance_attos(period.times(1_000_000, 1_001_000).unwrap()), 1_000_000_000_000_001); // rounded up
+    assert_eq!(
+        period.distance_attos(period.times(1_000_000, 1_001_000).unwrap()),
+        1_000_000_000_000_001
+    ); // rounded up
 }
 
 proptest! {
