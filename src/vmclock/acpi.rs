@@ -7,8 +7,8 @@
 //! Names are absolute, as `vmm::acpi::AcpiConfig::devices` wants them.
 
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Arg, Device, Equal, If, Interrupt, Method, Name, Notify,
-    Package, Path, ResourceTemplate,
+    AddressSpace, AddressSpaceCacheable, Arg, Device, Equal, If, Interrupt, Memory32Fixed, Method,
+    Name, Notify, Package, Path, ResourceTemplate,
 };
 use acpi_tables::{Aml, AmlSink};
 
@@ -18,6 +18,9 @@ use crate::pages::VMCLOCK_PAGE_SIZE;
 const NOTIFY_CHANGED: u8 = 0x80;
 const VMCLOCK_PATH: &str = "_SB_.VCLK";
 const GENERATION_PATH: &str = "_SB_.VGEN";
+/// [`VMCLOCK_PAGE_SIZE`] as a resource states it.
+const VMCLOCK_PAGE_SIZE_32: u32 = 4096;
+const _: () = assert!(VMCLOCK_PAGE_SIZE == VMCLOCK_PAGE_SIZE_32 as usize);
 /// Present, enabled, shown, functioning.
 const STATUS_PRESENT: u8 = 0xf;
 
@@ -33,21 +36,27 @@ pub struct VmClockAml {
 
 impl Aml for VmClockAml {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        // Beyond the address space it has no last byte: then it ends there.
-        let last = self.gpa.saturating_add(VMCLOCK_PAGE_SIZE as u64 - 1);
         let hid = Name::new("_HID".into(), &"AMZNC10C");
         let cid = Name::new("_CID".into(), &"VMCLOCK");
         let ddn = Name::new("_DDN".into(), &"VMCLOCK");
         let uid = Name::new("_UID".into(), &0u8);
         let status = Name::new("_STA".into(), &STATUS_PRESENT);
-        let memory = AddressSpace::<u64>::new_memory(
-            AddressSpaceCacheable::Cacheable,
-            false,
-            self.gpa,
-            last,
-            None,
-        );
-        let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&memory]));
+        // A fixed piece of memory that the device itself uses; beyond 4 GiB only
+        // an address space can say where it is.
+        let size = VMCLOCK_PAGE_SIZE as u64;
+        let last = self.gpa.saturating_add(size - 1);
+        let low = u32::try_from(self.gpa).ok().filter(|_| u32::try_from(last).is_ok());
+        let memory: Box<dyn Aml> = match low {
+            Some(gpa) => Box::new(Memory32Fixed::new(false, gpa, VMCLOCK_PAGE_SIZE_32)),
+            None => Box::new(AddressSpace::<u64>::new_memory(
+                AddressSpaceCacheable::Cacheable,
+                false,
+                self.gpa,
+                last,
+                None,
+            )),
+        };
+        let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![memory.as_ref()]));
         let children: Vec<&dyn Aml> = vec![&hid, &cid, &ddn, &uid, &status, &crs];
         Device::new(VMCLOCK_PATH.into(), children).to_aml_bytes(sink);
     }

@@ -183,7 +183,10 @@ mod tests {
         assert_eq!(feed.missed(0).status, ClockStatus::Initializing);
         assert!(feed.needs_refresh(0, u64::MAX));
         let fed = feed.observe(&reading(0));
-        assert_eq!((fed.observation, fed.update.status), (Observation::Started, ClockStatus::Synchronized));
+        assert_eq!(
+            (fed.observation, fed.update.status),
+            (Observation::Started, ClockStatus::Synchronized)
+        );
         assert_eq!(fed.update.line.unwrap().base(), 1_000);
         assert_eq!(feed.missed(KHZ).status, ClockStatus::FreeRunning);
         // 2 500 ppm of 100 ms are 250 µs.
@@ -210,7 +213,9 @@ mod tests {
         assert!(!feed.needs_refresh(ticks, 10_005));
         assert!(feed.needs_refresh(ticks + KHZ / 100, 10_005));
         // A better known rate needs it less often.
-        (1..100).for_each(|n| drop(feed.observe(&reading(n * ticks))));
+        for n in 1..100 {
+            feed.observe(&reading(n * ticks));
+        }
         assert!(feed.ticks_to_refresh(10_000).unwrap() > ticks + ticks / 2);
     }
 }

@@ -49,7 +49,6 @@ impl Tai {
 
     /// Whole seconds, rounded down.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "64 bits are left after the shift")]
     pub const fn sec(self) -> i64 {
         (self.0 >> 64) as i64
     }

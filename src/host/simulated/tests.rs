@@ -96,7 +96,7 @@ fn hold(script: &[(u64, Event)], noise: &[i64], error_ns: u64, readings: u64) ->
 #[test]
 fn the_acceptance_script() {
     let script = [
-        (1 * SECOND, Event::Frequency(500 << 16)),
+        (SECOND, Event::Frequency(500 << 16)),
         (3 * SECOND, Event::Frequency(-500 << 16)),
         (4 * SECOND, Event::Slew { ppb: -500_000, ns: SECOND }),
         (5 * SECOND, Event::LoseSync),

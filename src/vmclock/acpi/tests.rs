@@ -23,7 +23,15 @@ fn the_vmclock_has_both_names_and_one_page() {
         resource.extend_from_slice(&value.to_le_bytes());
     }
     assert!(has(&aml, &resource), "{aml:x?}");
-    assert_eq!(aml.windows(2).filter(|pair| *pair == [0x8a, 43]).count(), 1);
+    // Below 4 GiB: a fixed piece of 32 bits, read-only.
+    let aml = bytes(&VmClockAml { gpa: 0xdead_0000 });
+    let mut resource = vec![0x86, 9, 0, 0];
+    for value in [0xdead_0000u32, 0x1000] {
+        resource.extend_from_slice(&value.to_le_bytes());
+    }
+    assert!(has(&aml, &resource), "{aml:x?}");
+    // The last page of the 4 GiB still fits.
+    assert!(has(&bytes(&VmClockAml { gpa: 0xffff_f000 }), &[0x86, 9, 0, 0]));
 }
 
 #[test]
