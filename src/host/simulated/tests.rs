@@ -130,7 +130,8 @@ fn steady_state_is_exact_to_the_pairs() {
 }
 
 /// Xen's wallclock after an hour at 500 ppm: rewritten, within 1 µs; written
-/// once, 1.8 s.
+/// once, 1.8 s. Of each minute the last second is looked at, every ms; the
+/// laboratory has all of it in closed form.
 #[test]
 fn a_wallclock_after_an_hour_of_slew() {
     let offset = TaiOffset::Known(37);
@@ -143,21 +144,26 @@ fn a_wallclock_after_an_hour_of_slew() {
     let first = wallclock::epoch_at(&line, offset, &system, host.host_tsc()).unwrap();
     let mut published = first;
     let (mut worst, mut rewrites) = (0, 0u32);
-    // 1 ms is 500 ns of slew.
-    for _ in 0..3_600_000 {
-        host.advance(KHZ);
-        let tsc = host.host_tsc();
-        let reads = published.utc_ns(system.system_time_ns(tsc));
-        worst = worst.max(host.utc().ns_floor().abs_diff(i128::try_from(reads).unwrap()));
-        estimator.observe(&host.reading(2, 0));
-        let line = estimator.line().unwrap();
-        if wallclock::needs_rewrite(published, &line, offset, &system, tsc, 499) {
-            published = wallclock::epoch_at(&line, offset, &system, tsc).unwrap();
-            rewrites += 1;
+    for _ in 0..60 {
+        host.advance(KHZ * 59_000);
+        for ms in 0..1_000 {
+            host.advance(KHZ); // 500 ns of slew
+            let tsc = host.host_tsc();
+            if ms > 0 {
+                let reads = published.utc_ns(system.system_time_ns(tsc));
+                let off = host.utc().ns_floor().abs_diff(i128::try_from(reads).unwrap());
+                worst = worst.max(off);
+            }
+            assert!(!estimator.observe(&host.reading(2, 0)).is_disruption());
+            let line = estimator.line().unwrap();
+            if wallclock::needs_rewrite(published, &line, offset, &system, tsc, 499) {
+                published = wallclock::epoch_at(&line, offset, &system, tsc).unwrap();
+                rewrites += 1;
+            }
         }
     }
-    assert!(worst <= 1_000, "{worst} ns");
-    assert!(rewrites > 1_000_000, "{rewrites}");
+    assert!((490..=1_000).contains(&worst), "{worst} ns");
+    assert!(rewrites > 60 * 400, "{rewrites}");
     let reads = first.utc_ns(system.system_time_ns(host.host_tsc()));
     let once = host.utc().ns_floor() - i128::try_from(reads).unwrap();
     assert_eq!(once / 1_000_000, 1_800);
