@@ -24,6 +24,6 @@ pub use hypercall::{
 };
 pub use kick::VcpuKicker;
 pub use page_walk::Paging;
-pub use platform::{ConsoleSink, KvmPlatform, PageBacker};
+pub use platform::{ConsoleSink, KvmPlatform, PageBacker, PageReleaser};
 pub use probe::{Capabilities, ClockMode, HypercallMode, KVM_DEVICE, ProbeError};
 pub use vm::{HYPERCALL_MSR, XenVm, XenVmConfig, XenVmError, add_memory};

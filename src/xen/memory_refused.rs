@@ -11,6 +11,7 @@ use xen_abi::memory::{
 };
 
 use super::memory_op::none_done;
+use super::reservation::MAX_ORDER;
 use super::{Call, Reply, domid};
 
 /// Entries that `XENMEM_set_memory_map` takes at most (`E820MAX`).
@@ -36,39 +37,67 @@ pub(super) fn op(call: &mut Call, sub_op: u32, start: u64, arg: u64) -> Reply {
     }
 }
 
-/// Swapping pages for others serves PV guests that need contiguous memory.
+/// Swapping pages for others serves PV guests. Of an HVM guest Xen checks all
+/// and then takes no page.
 fn exchange(call: &mut Call, start: u64, arg: u64) -> Reply {
     none_done(start)?;
-    let (exchanged, wanted, domid) = if call.is_64bit() {
-        let request: MemoryExchange = call.read(arg)?;
-        (request.nr_exchanged, request.in_.nr_extents, request.in_.domid)
+    let request = if call.is_64bit() {
+        call.read::<MemoryExchange>(arg)?
     } else {
         let request: MemoryExchange32 = call.read(arg)?;
-        (request.nr_exchanged.into(), request.in_.nr_extents.into(), request.in_.domid)
+        MemoryExchange {
+            in_: widened(&request.in_),
+            out: widened(&request.out),
+            nr_exchanged: request.nr_exchanged.into(),
+        }
     };
-    if exchanged > wanted {
+    let MemoryExchange { in_, out, nr_exchanged } = request;
+    if in_.extent_order.max(out.extent_order) > MAX_ORDER {
+        return Err(Errno::EPERM);
+    }
+    let fits = |side: &MemoryReservation| side.nr_extents <= u64::MAX >> side.extent_order;
+    if nr_exchanged > in_.nr_extents
+        || in_.domid != out.domid
+        || !fits(&in_)
+        || !fits(&out)
+        || in_.nr_extents << in_.extent_order != out.nr_extents << out.extent_order
+    {
         return Err(Errno::EINVAL);
     }
-    if exchanged == wanted {
+    domid::own(&call.domain.config, in_.domid)?;
+    // An extent of the larger order is a chunk of the smaller ones.
+    let chunk = out.extent_order.saturating_sub(in_.extent_order);
+    let done = nr_exchanged >> chunk;
+    if done == in_.nr_extents >> chunk {
         return Ok(0);
     }
-    domid::own(&call.domain.config, domid)?;
-    // There is no other page to give.
-    Err(Errno::ENOMEM)
+    let gfn = call.read_ulong(in_.extent_start, done << chunk)?;
+    Err(if call.domain.physmap.is_present(gfn) { Errno::EOPNOTSUPP } else { Errno::EINVAL })
+}
+
+/// A 32-bit guest's reservation in the 64-bit layout.
+pub(super) fn widened(request: &MemoryReservation32) -> MemoryReservation {
+    MemoryReservation {
+        extent_start: request.extent_start.into(),
+        nr_extents: request.nr_extents.into(),
+        extent_order: request.extent_order,
+        mem_flags: request.mem_flags,
+        domid: request.domid,
+        ..Default::default()
+    }
 }
 
 fn claim_pages(call: &mut Call, start: u64, arg: u64) -> Reply {
     none_done(start)?;
-    let (extents, order, flags, domid) = if call.is_64bit() {
-        let request: MemoryReservation = call.read(arg)?;
-        (request.extent_start, request.extent_order, request.mem_flags, request.domid)
+    let request = if call.is_64bit() {
+        call.read::<MemoryReservation>(arg)?
     } else {
-        let request: MemoryReservation32 = call.read(arg)?;
-        (request.extent_start.into(), request.extent_order, request.mem_flags, request.domid)
+        widened(&call.read::<MemoryReservation32>(arg)?)
     };
+    let MemoryReservation { extent_start, extent_order, mem_flags, domid, .. } = request;
     // By number only: `DOMID_SELF` is no domain here.
     let known = domid == call.domain.config.domain_id || domid == 0;
-    if extents != 0 || order != 0 || flags != 0 || !known {
+    if extent_start != 0 || extent_order != 0 || mem_flags != 0 || !known {
         return Err(Errno::EINVAL);
     }
     Err(Errno::EPERM)
@@ -110,3 +139,6 @@ fn pod_target(call: &mut Call, arg: u64) -> Reply {
     domid::own(&call.domain.config, domid)?;
     Err(Errno::EPERM)
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,8 @@ pub(super) struct Asked {
     pub shared_info: Vec<(GuestAddress, bool)>,
     pub via: Option<CallbackVia>,
     pub backed: Vec<GuestAddress>,
+    /// `release_pages`: (first frame, pages).
+    pub released: Vec<(u64, u64)>,
     pub ups: Vec<(u32, bool)>,
     pub nmis: Vec<u32>,
     pub console: Vec<u8>,
@@ -120,6 +122,10 @@ impl Platform for FakePlatform {
     fn back_page(&self, gpa: GuestAddress) -> Result<(), Errno> {
         lock(&self.asked).backed.push(gpa);
         Err(Errno::EINVAL)
+    }
+
+    fn release_pages(&self, start: GuestAddress, pages: u64) {
+        lock(&self.asked).released.push((start.0 >> 12, pages));
     }
 
     fn set_vcpu_up(&self, vcpu: u32, up: bool) -> Result<(), Errno> {
