@@ -234,14 +234,21 @@ pub(super) fn domain(vcpus: u32) -> (Arc<Domain>, Arc<FakePlatform>, Arc<FakeClo
 pub(super) fn domain_with(
     config: DomainConfig,
 ) -> (Arc<Domain>, Arc<FakePlatform>, Arc<FakeClock>) {
+    let ranges = [(GuestAddress(0), RAM_SIZE), (GuestAddress(HIGH_RAM), HIGH_RAM_SIZE)];
+    domain_over(config, GuestRam::from_ranges(&ranges).expect("RAM for a test"))
+}
+
+/// The same over memory of the test's own.
+pub(super) fn domain_over(
+    config: DomainConfig,
+    ram: GuestRam,
+) -> (Arc<Domain>, Arc<FakePlatform>, Arc<FakeClock>) {
     let platform = Arc::new(FakePlatform {
         asked: Mutex::new(Asked::default()),
         kvm_owns: AtomicBool::new(false),
         refuses: AtomicBool::new(false),
     });
     let clock = Arc::new(FakeClock::new());
-    let ranges = [(GuestAddress(0), RAM_SIZE), (GuestAddress(HIGH_RAM), HIGH_RAM_SIZE)];
-    let ram = GuestRam::from_ranges(&ranges).expect("RAM for a test");
     let memory = GuestRamHandle::new(ram);
     let domain = Domain::new(config, memory, clock.clone(), platform.clone()).expect("a domain");
     (Arc::new(domain), platform, clock)
