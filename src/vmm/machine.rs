@@ -25,7 +25,7 @@ use crate::host::read_realtime;
 use crate::kvm::{
     Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
     PageBacker, PageReleaser, ProbeError, XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid,
-    share_registers,
+    release_pages, share_registers,
 };
 use crate::pages::{GuestRam, GuestRamHandle};
 use crate::xen::{Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, cpuid};
@@ -412,7 +412,7 @@ fn set_up_vcpus(
 
 /// Gives what the guest does not need any more back to the host.
 fn page_releaser(memory: GuestRamHandle) -> PageReleaser {
-    Box::new(move |start, pages| memory::release(&memory.memory(), start, pages))
+    Box::new(move |start, pages| release_pages(&memory.memory(), start, pages))
 }
 
 /// Backs single pages beyond RAM, each with a region and a slot of its own.

@@ -269,28 +269,6 @@ pub(super) fn populate(ram: &GuestRam, start: u64, size: usize, stop: &AtomicBoo
     }
 }
 
-/// Gives whole pages back to the host: they read as zero from now on, and cost
-/// nothing until somebody writes there. Pages that are not RAM are left out.
-pub(super) fn release(ram: &GuestRam, start: GuestAddress, pages: u64) {
-    let Ok(len) = usize::try_from(pages.saturating_mul(PAGE_SIZE)) else { return };
-    for slice in ram.get_slices(start, len).map_while(Result::ok) {
-        // SAFETY: the slice lies in one live mapping of ours, private and
-        // anonymous, which `ram` owns for longer than this call. Only the
-        // guest has data there, and gave it up; nobody here holds a reference
-        // into guest memory, all access is volatile.
-        let failed = unsafe {
-            libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), libc::MADV_DONTNEED)
-        } != 0;
-        if failed {
-            let error = std::io::Error::last_os_error();
-            tracing::debug!(%error, "memory could not be given back to the host");
-            return;
-        }
-        // Its contents changed: a migration sends the zeroes.
-        slice.bitmap().mark_dirty(0, slice.len());
-    }
-}
-
 /// This host's memory in bytes: MemTotal of /proc/meminfo. `None` where /proc
 /// cannot be read; the caller then has no limit to check.
 pub fn host_memory() -> Option<u64> {
