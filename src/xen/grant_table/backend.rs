@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 use xen_abi::grant_table::{GNTST_BAD_GNTREF, GNTST_BAD_PAGE, GNTST_GENERAL_ERROR};
 
-use super::pins::Use;
+use super::protocol::Use;
 use super::table::Part;
 use crate::xen::Domain;
 

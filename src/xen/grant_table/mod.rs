@@ -9,6 +9,7 @@ mod backend;
 mod frames;
 mod op;
 mod pins;
+mod protocol;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ use super::DomainConfig;
 use super::physmap::Special;
 use crate::pages::GuestRam;
 use frames::Frame;
-use pins::Use;
+use protocol::Use;
 use table::{Part, Table, shared_frames};
 
 pub use backend::{GrantAccess, GrantError, MappedGrant};

@@ -18,7 +18,7 @@ use xen_abi::grant_table::{
 use xen_abi::xen::DOMID_SELF;
 
 use super::frames::PAGE_SIZE;
-use super::pins::Use;
+use super::protocol::Use;
 use super::table::{Part, WHOLE};
 use super::{GrantAccess, MAX_FRAMES};
 use crate::xen::physmap::Freed;

@@ -1,24 +1,13 @@
-//! Use of grants: the protocol by which a guest sees that one of its pages is
-//! in use, and by which it can not take a grant back meanwhile.
-//!
-//! The guest ends a grant by clearing its flags where they say neither reading
-//! nor writing. So the flags of use go in with the very exchange that finds the
-//! entry still good (version 1), or before the entry is looked at once more
-//! (version 2, whose guest clears the entry first and then reads the status).
+//! The entries in use, by whom and how often.
 
 use std::collections::BTreeMap;
 
-use xen_abi::grant_table::{
-    GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_SUB_PAGE, GTF_TRANSITIVE, GTF_TYPE_MASK,
-    GTF_WRITING,
-};
+use xen_abi::grant_table::{GTF_READING, GTF_WRITING};
 
-use super::table::{Header, Part, Table, Version};
+use super::protocol::{SharedEntry, Use, Wish, note_use};
+use super::table::{Header, Part, Table};
 use super::{GrantAccess, GrantError};
 use crate::pages::GuestRam;
-
-/// Tries at an entry that the guest keeps changing, as many as Xen makes.
-const TRIES: u32 = 5;
 
 /// The entries in use.
 #[derive(Debug, Default)]
@@ -36,13 +25,29 @@ struct Active {
     writers: u32,
 }
 
-/// What a grant is wanted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Use {
-    /// To be reached for long: whole pages only.
-    Map,
-    /// For the time of one call.
-    Copy,
+/// An entry where it really is.
+struct Entry<'a> {
+    table: &'a mut Table,
+    memory: &'a GuestRam,
+    reference: u32,
+}
+
+impl SharedEntry for Entry<'_> {
+    fn header(&mut self) -> Header {
+        self.table.header(self.memory, self.reference)
+    }
+
+    fn exchange(&mut self, old: Header, new: Header) -> Result<(), Header> {
+        self.table.exchange_header(self.memory, self.reference, old, new)
+    }
+
+    fn set_status(&mut self, bits: u16) {
+        self.table.set_status(self.memory, self.reference, bits);
+    }
+
+    fn clear_status(&mut self, bits: u16) {
+        self.table.clear_use(self.memory, self.reference, bits);
+    }
 }
 
 impl Pins {
@@ -87,7 +92,12 @@ impl Table {
         let writes = access == GrantAccess::ReadWrite;
         let header = match before {
             Some(active) if !writes || active.writers > 0 => None,
-            _ => Some(self.note_use(memory, reference, user, writes, before.is_some(), wanted)?),
+            _ => {
+                let wish = Wish { user, writes, pinned: before.is_some(), wanted };
+                let version = self.version;
+                let mut entry = Entry { table: self, memory, reference };
+                Some(note_use(&mut entry, version, &wish).ok_or(refused)?)
+            }
         };
         let part = match (before, header) {
             (Some(active), _) => active.part,
@@ -142,56 +152,5 @@ impl Table {
         if over != 0 {
             self.clear_use(memory, reference, over);
         }
-    }
-
-    /// Checks the entry and sets its flags of use; the header that was good.
-    fn note_use(
-        &mut self,
-        memory: &GuestRam,
-        reference: u32,
-        user: u16,
-        writes: bool,
-        pinned: bool,
-        wanted: Use,
-    ) -> Result<Header, GrantError> {
-        let refused = GrantError::Refused { reference };
-        let good = |header: Header, transitive: bool| {
-            let mask =
-                if wanted == Use::Map { GTF_TYPE_MASK | GTF_SUB_PAGE } else { GTF_TYPE_MASK };
-            let kind = header.flags() & mask;
-            let kind = kind == GTF_PERMIT_ACCESS || transitive && kind == GTF_TRANSITIVE;
-            let writable = !writes || header.flags() & GTF_READONLY == 0;
-            writable && (pinned || kind && header.domid() == user)
-        };
-        let using = if writes { GTF_READING | GTF_WRITING } else { GTF_READING };
-        let mut header = self.header(memory, reference);
-        if self.version == Version::V2 {
-            // To copy a transitive grant is refused later than to map it.
-            let transitive = wanted == Use::Copy;
-            if !good(header, transitive) {
-                return Err(refused);
-            }
-            self.set_status(memory, reference, using);
-            // The guest clears the entry, then reads the status: one of the two
-            // of us sees the other (the word operations are SeqCst).
-            header = self.header(memory, reference);
-            if good(header, transitive) {
-                return Ok(header);
-            }
-            let over = if pinned { GTF_WRITING } else { GTF_READING | GTF_WRITING };
-            self.clear_use(memory, reference, over);
-            return Err(refused);
-        }
-        for _ in 0..TRIES {
-            if !good(header, false) {
-                return Err(refused);
-            }
-            let new = Header(header.0 | u32::from(using));
-            match self.exchange_header(memory, reference, header, new) {
-                Ok(()) => return Ok(header),
-                Err(changed) => header = changed,
-            }
-        }
-        Err(refused)
     }
 }
