@@ -1,13 +1,16 @@
 //! The operations of `memory_op` that an ordinary HVM guest does not get, each
 //! with the error that Xen 4.17 gives it and the checks that come before.
 
+use std::mem::offset_of;
+
 use xen_abi::errno::Errno;
 use xen_abi::memory::{
     ForeignMemoryMap, ForeignMemoryMap32, MemoryExchange, MemoryExchange32, MemoryReservation,
-    MemoryReservation32, PodTarget, PodTarget32, VnumaTopologyInfo, XENMEM_ACCESS_OP,
-    XENMEM_ACQUIRE_RESOURCE, XENMEM_CLAIM_PAGES, XENMEM_EXCHANGE, XENMEM_GET_POD_TARGET,
-    XENMEM_GET_SHARING_FREED_PAGES, XENMEM_GET_SHARING_SHARED_PAGES, XENMEM_GET_VNUMAINFO,
-    XENMEM_SET_MEMORY_MAP, XENMEM_SET_POD_TARGET,
+    MemoryReservation32, PodTarget, PodTarget32, ReservedDeviceMemoryMap,
+    ReservedDeviceMemoryMap32, VnumaTopologyInfo, XENMEM_ACCESS_OP, XENMEM_ACQUIRE_RESOURCE,
+    XENMEM_CLAIM_PAGES, XENMEM_EXCHANGE, XENMEM_GET_POD_TARGET, XENMEM_GET_SHARING_FREED_PAGES,
+    XENMEM_GET_SHARING_SHARED_PAGES, XENMEM_GET_VNUMAINFO, XENMEM_RDM_ALL,
+    XENMEM_RESERVED_DEVICE_MEMORY_MAP, XENMEM_SET_MEMORY_MAP, XENMEM_SET_POD_TARGET,
 };
 
 use super::memory_op::none_done;
@@ -22,6 +25,7 @@ pub(super) fn op(call: &mut Call, sub_op: u32, start: u64, arg: u64) -> Reply {
         XENMEM_EXCHANGE => exchange(call, start, arg),
         XENMEM_CLAIM_PAGES => claim_pages(call, start, arg),
         XENMEM_GET_VNUMAINFO => vnuma(call, start, arg),
+        XENMEM_RESERVED_DEVICE_MEMORY_MAP => reserved_device_memory(call, start, arg),
         // Both begin by looking up a domain other than the caller.
         XENMEM_ACCESS_OP => Err(Errno::EPERM),
         // HVM guests cannot map foreign resources.
@@ -85,6 +89,24 @@ pub(super) fn widened(request: &MemoryReservation32) -> MemoryReservation {
         domid: request.domid,
         ..Default::default()
     }
+}
+
+/// Regions that devices of the host need: there are no such devices. A guest
+/// that asks learns that none was left out.
+fn reserved_device_memory(call: &mut Call, start: u64, arg: u64) -> Reply {
+    none_done(start)?;
+    let flags = if call.is_64bit() {
+        call.read::<ReservedDeviceMemoryMap>(arg)?.flags
+    } else {
+        call.read::<ReservedDeviceMemoryMap32>(arg)?.flags
+    };
+    if flags & !XENMEM_RDM_ALL != 0 {
+        return Err(Errno::EINVAL);
+    }
+    // At the same place in both layouts.
+    let at = arg.wrapping_add(offset_of!(ReservedDeviceMemoryMap, nr_entries) as u64);
+    call.write(at, &0u32)?;
+    Ok(0)
 }
 
 fn claim_pages(call: &mut Call, start: u64, arg: u64) -> Reply {

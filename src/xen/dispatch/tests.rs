@@ -124,6 +124,19 @@ fn control_domains_hypercalls_are_refused_in_xens_order() {
 }
 
 #[test]
+fn physical_interrupts_are_not_there() {
+    let (domain, ..) = domain(1);
+    for width in WIDTHS {
+        for (cmd, arg) in
+            (0..40).chain([u64::from(u32::MAX), u64::MAX]).zip([ARG, NOWHERE].into_iter().cycle())
+        {
+            let got = call(&domain, width, HYPERVISOR_PHYSDEV_OP, &[cmd, arg]);
+            assert_eq!(got, Err(Errno::ENOSYS), "{cmd} {width:?}");
+        }
+    }
+}
+
+#[test]
 fn a_32_bit_callers_high_halves_do_not_count() {
     let (domain, ..) = domain(1);
     let high = 0xdead_beef << 32;

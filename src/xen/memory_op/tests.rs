@@ -89,7 +89,6 @@ fn refused_operations() {
             XENMEM_MACHPHYS_COMPAT_MFN_LIST,
             XENMEM_PAGING_OP,
             XENMEM_SHARING_OP,
-            XENMEM_RESERVED_DEVICE_MEMORY_MAP,
             8,
             29,
             63,

@@ -8,7 +8,7 @@ use crate::pages::Width;
 use crate::xen::Domain;
 use crate::xen::memory_op::tests::{ask, put_longs};
 use crate::xen::test_calls::{ARG, NOWHERE, WIDTHS, full_domain};
-use crate::xen::test_platform::put;
+use crate::xen::test_platform::{get, put};
 
 const OWN: u16 = 7;
 const LIST: u64 = 0xa000;
@@ -149,5 +149,36 @@ fn maps_and_targets() {
                 assert_eq!(ask(&domain, width, cmd | 1 << 6, ARG), Err(Errno::ENOSYS));
             }
         }
+    }
+}
+
+#[test]
+fn no_devices_reserve_memory() {
+    let cmd = XENMEM_RESERVED_DEVICE_MEMORY_MAP;
+    for width in WIDTHS {
+        let (domain, ..) = full_domain();
+        for (flags, expected, entries) in [
+            (0, Ok(0), 0),
+            (XENMEM_RDM_ALL, Ok(0), 0),
+            (2, Err(Errno::EINVAL), 5),
+            (u32::MAX, Err(Errno::EINVAL), 5),
+        ] {
+            match width {
+                Width::Bits64 => {
+                    let request =
+                        ReservedDeviceMemoryMap { flags, nr_entries: 5, ..Default::default() };
+                    put(&domain, ARG, &request);
+                }
+                Width::Bits32 => {
+                    let request =
+                        ReservedDeviceMemoryMap32 { flags, nr_entries: 5, ..Default::default() };
+                    put(&domain, ARG, &request);
+                }
+            }
+            assert_eq!(ask(&domain, width, cmd, ARG), expected, "{flags}");
+            assert_eq!(get::<[u32; 2]>(&domain, ARG), [flags, entries], "{flags}");
+        }
+        assert_eq!(ask(&domain, width, cmd, NOWHERE), Err(Errno::EFAULT));
+        assert_eq!(ask(&domain, width, cmd | 1 << 6, ARG), Err(Errno::EINVAL));
     }
 }

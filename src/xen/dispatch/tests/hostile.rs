@@ -12,8 +12,8 @@ use xen_abi::hypercall::*;
 
 use crate::pages::{GuestRam, Width};
 use crate::xen::GrantAccess;
-use crate::xen::test_calls::{ARG, full_config, outcome};
-use crate::xen::test_platform::{HIGH_RAM, HIGH_RAM_SIZE, RAM_SIZE, domain_over};
+use crate::xen::test_calls::{ARG, full_config, full_domain, outcome};
+use crate::xen::test_platform::{HIGH_RAM, HIGH_RAM_SIZE, RAM_SIZE, domain_over, put};
 
 /// What lies before, between and behind the regions of guest memory.
 const CANARY: usize = 64 << 10;
@@ -76,6 +76,60 @@ fn a_byte_beside_guest_memory_is_seen() {
         host.0.get_slice(at + CANARY - 1, 1).expect("a byte").copy_from(&[0u8]);
         assert!(!host.is_whole(), "canary {index}");
     }
+}
+
+/// Several vCPUs rearrange the same memory, and a back end uses its grants: they
+/// come to an end, and the accounts still hold.
+#[test]
+fn vcpus_that_rearrange_memory_at_once() {
+    let (domain, ..) = full_domain();
+    let most = domain.physmap.max_pages();
+    let worker = |seed: u64| {
+        // Each has its own page of arguments, and frames that it shares.
+        let page = 0x8000 + seed * 0x1000;
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut random = |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 20) % below
+        };
+        for _ in 0..3000 {
+            let (a, b) = (0x20 + random(24), 0x20 + random(24));
+            put(&domain, page + 0x800, &[a, b]);
+            let reservation = [page + 0x800, 2, 0, 0x7ff0];
+            let physmap = |space: u64, idx: u64| [0x7ff0 | space << 32, idx, a, 0];
+            let (number, cmd, words) = match random(8) {
+                0 => (HYPERVISOR_MEMORY_OP, 1, reservation),
+                1 | 2 => (HYPERVISOR_MEMORY_OP, 6, reservation),
+                3 => (HYPERVISOR_MEMORY_OP, 7, physmap(0, 0)),
+                4 => (HYPERVISOR_MEMORY_OP, 7, physmap(1, random(3))),
+                5 => (HYPERVISOR_MEMORY_OP, 7, physmap(2, b)),
+                6 => (HYPERVISOR_MEMORY_OP, 15, [0x7ff0, a, 0, 0]),
+                _ => (HYPERVISOR_GRANT_TABLE_OP, 8, [1 + random(2), 0, 0, 0]),
+            };
+            put(&domain, page, &words);
+            let _ = outcome(&domain, Width::Bits64, number, &[cmd, page, 1]);
+            domain.set_pending(random(64).try_into().expect("a port"), 0);
+            drop(domain.map_grant(0, 0, GrantAccess::Read));
+        }
+    };
+    std::thread::scope(|scope| {
+        let worker = &worker;
+        (1..4).for_each(|seed| drop(scope.spawn(move || worker(seed))));
+        worker(4);
+    });
+    assert!(domain.physmap.pages() <= most);
+    assert_eq!(domain.physmap.max_pages(), most);
+    // Every frame can be had again, once the hypervisor's pages are out.
+    for gfn in 0x20..0x38 {
+        put(&domain, ARG, &[0x7ff0u64, gfn]);
+        let _ = outcome(&domain, Width::Bits64, HYPERVISOR_MEMORY_OP, &[15, ARG]);
+        assert!(!domain.physmap.is_present(gfn), "{gfn:#x}");
+        assert_eq!(domain.physmap.populate(gfn), Ok(()), "{gfn:#x}");
+    }
+    assert_eq!(domain.physmap.pages(), most);
+    assert_eq!(domain.shared_info_address(), None);
 }
 
 proptest! {
