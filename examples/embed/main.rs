@@ -18,7 +18,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use kvm_xen::clock::SystemTimeLine;
 use kvm_xen::kvm::{
     Capabilities, ClockMode, HYPERCALL_MSR, HypercallExit, KVM_DEVICE, KvmPlatform, PortIoStub,
-    VcpuAccess, XenVm, XenVmConfig, guest_cpuid, paging, share_registers,
+    VcpuAccess, XenVm, XenVmConfig, guest_cpuid, paging, release_pages, share_registers,
 };
 use kvm_xen::pages::{GuestRamHandle, read_time};
 use kvm_xen::xen::{
@@ -53,6 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         host_tsc_khz: tsc_khz,
         console_page: None,
     };
+    let given_back = memory.clone();
     let platform = Arc::new(KvmPlatform::new(
         vm,
         Arc::clone(&clock),
@@ -60,6 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ClockMode::Owned,
         Box::new(|bytes| print!("{}", String::from_utf8_lossy(bytes))),
         Box::new(|_| Err(Errno::EINVAL)),
+        Box::new(move |start, pages| release_pages(&given_back.memory(), start, pages)),
     ));
     let domain = Arc::new(Domain::new(
         config.clone(),

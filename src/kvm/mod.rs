@@ -13,6 +13,7 @@ mod page_walk;
 mod platform;
 mod prime;
 mod probe;
+mod release;
 mod timers;
 mod vm;
 
@@ -24,6 +25,7 @@ pub use hypercall::{
 };
 pub use kick::VcpuKicker;
 pub use page_walk::Paging;
-pub use platform::{ConsoleSink, KvmPlatform, PageBacker};
+pub use platform::{ConsoleSink, KvmPlatform, PageBacker, PageReleaser};
 pub use probe::{Capabilities, ClockMode, HypercallMode, KVM_DEVICE, ProbeError};
+pub use release::release_pages;
 pub use vm::{HYPERCALL_MSR, XenVm, XenVmConfig, XenVmError, add_memory};

@@ -25,6 +25,10 @@ pub type ConsoleSink = Box<dyn Fn(&[u8]) + Send + Sync>;
 /// [`Platform::back_page`].
 pub type PageBacker = Box<dyn Fn(GuestAddress) -> Result<(), Errno> + Send + Sync>;
 
+/// Takes back the memory of pages that the guest gave up; see
+/// [`Platform::release_pages`].
+pub type PageReleaser = Box<dyn Fn(GuestAddress, u64) + Send + Sync>;
+
 /// [`Platform`] over one KVM VM.
 pub struct KvmPlatform {
     vm: Arc<VmFd>,
@@ -37,6 +41,7 @@ pub struct KvmPlatform {
     untaken: Vec<AtomicU8>,
     console: ConsoleSink,
     backer: PageBacker,
+    releaser: PageReleaser,
 }
 
 impl KvmPlatform {
@@ -48,6 +53,7 @@ impl KvmPlatform {
         mode: ClockMode,
         console: ConsoleSink,
         backer: PageBacker,
+        releaser: PageReleaser,
     ) -> Self {
         let count = usize::try_from(vcpus).unwrap_or(usize::MAX);
         Self {
@@ -60,6 +66,7 @@ impl KvmPlatform {
             untaken: (0..vcpus).map(|_| AtomicU8::new(0)).collect(),
             console,
             backer,
+            releaser,
         }
     }
 
@@ -208,6 +215,10 @@ impl Platform for KvmPlatform {
 
     fn back_page(&self, gpa: GuestAddress) -> Result<(), Errno> {
         (self.backer)(gpa)
+    }
+
+    fn release_pages(&self, start: GuestAddress, pages: u64) {
+        (self.releaser)(start, pages);
     }
 
     fn set_vcpu_up(&self, _vcpu: u32, _up: bool) -> Result<(), Errno> {

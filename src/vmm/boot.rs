@@ -16,11 +16,10 @@ use crate::vmm::loader::{
     FileSource, LoadError, LoadedKernel, LoadedModule, MAX_MODULES, ModuleSource, load_kernel,
     load_module,
 };
-use crate::vmm::memory::{
-    GuestRam, HIGH_RAM_START, MemoryKind, MemoryLayout, MemoryMapEntry, PAGE_SIZE,
-};
+use crate::vmm::memory::{GuestRam, HIGH_RAM_START, MemoryLayout, MemoryMapEntry, PAGE_SIZE};
 use std::ops::Range;
 use thiserror::Error;
+use xen_abi::memory::E820_RAM;
 
 /// What to boot.
 #[derive(Clone, Copy)]
@@ -124,7 +123,7 @@ fn module_sources<'a>(config: &BootConfig<'a>) -> Result<Vec<ModuleSource<'a>>, 
 
 /// RAM below 4 GiB, in rising order.
 fn low_ram(layout: &MemoryLayout) -> impl DoubleEndedIterator<Item = Range<u64>> {
-    let ram = |e: &MemoryMapEntry| e.kind == MemoryKind::Ram && e.addr < HIGH_RAM_START;
+    let ram = |e: &MemoryMapEntry| e.kind == E820_RAM && e.addr < HIGH_RAM_START;
     layout.memory_map().into_iter().filter(ram).map(|e| e.addr..e.end())
 }
 

@@ -24,8 +24,8 @@ use crate::clock::SystemTimeLine;
 use crate::host::read_realtime;
 use crate::kvm::{
     Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
-    PageBacker, ProbeError, XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid,
-    share_registers,
+    PageBacker, PageReleaser, ProbeError, XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid,
+    release_pages, share_registers,
 };
 use crate::pages::{GuestRam, GuestRamHandle};
 use crate::xen::{Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, cpuid};
@@ -200,6 +200,7 @@ impl Machine {
             config.clock,
             Box::new(move |bytes| hvc.push(bytes)),
             page_backer(Arc::clone(&vm.vm), memory.clone()),
+            page_releaser(memory.clone()),
         ));
         let domain_config = domain_config(config, &vm, &boot);
         let domain = Arc::new(Domain::new(
@@ -343,12 +344,7 @@ fn load(
         acpi: AcpiConfig { cpus: config.cpus, devices: &[] },
     };
     let boot = prepare_boot(ram, layout, &boot)?;
-    let memory_map = boot
-        .memory_map
-        .iter()
-        .map(|entry| MemoryMapEntry { addr: entry.addr, size: entry.size, kind: entry.kind as u32 })
-        .collect();
-    Ok(Loaded { entry: boot.entry, start_info: boot.start_info, memory_map })
+    Ok(Loaded { entry: boot.entry, start_info: boot.start_info, memory_map: boot.memory_map })
 }
 
 fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainConfig {
@@ -412,6 +408,11 @@ fn set_up_vcpus(
         }
     }
     Ok(())
+}
+
+/// Gives what the guest does not need any more back to the host.
+fn page_releaser(memory: GuestRamHandle) -> PageReleaser {
+    Box::new(move |start, pages| release_pages(&memory.memory(), start, pages))
 }
 
 /// Backs single pages beyond RAM, each with a region and a slot of its own.

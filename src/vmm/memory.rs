@@ -29,7 +29,10 @@ use thiserror::Error;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
+use xen_abi::memory::{E820_RAM, E820_RESERVED};
+
 pub use crate::pages::GuestRam;
+pub use crate::xen::MemoryMapEntry;
 
 /// Size of a guest page, in bytes.
 pub const PAGE_SIZE: u64 = 4096;
@@ -73,35 +76,6 @@ pub const KVM_IDENTITY_MAP_ADDR: u64 = 0xFFFB_C000;
 pub const KVM_TSS_ADDR: u64 = 0xFFFB_D000;
 /// The largest guest, in bytes: 1 TiB.
 pub const MAX_RAM: u64 = 1 << 40;
-
-/// Kind of a range, with the numbers of E820, of `XENMEM_memory_map` and of
-/// `hvm_memmap_table_entry` (public `arch-x86/hvm/start_info.h`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum MemoryKind {
-    /// Memory that the guest may use as it likes.
-    Ram = 1,
-    /// Not to be used: firmware tables, device pages, Xen's special pages.
-    Reserved = 2,
-}
-
-/// One range of the guest's physical address space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryMapEntry {
-    /// First guest physical address.
-    pub addr: u64,
-    /// Length in bytes.
-    pub size: u64,
-    /// What the guest may do with it.
-    pub kind: MemoryKind,
-}
-
-impl MemoryMapEntry {
-    /// First address after the range. Layouts end below 2^41: no overflow.
-    pub fn end(&self) -> u64 {
-        self.addr.saturating_add(self.size)
-    }
-}
 
 /// Why guest memory could not be made.
 #[derive(Debug, Error)]
@@ -194,16 +168,16 @@ impl MemoryLayout {
 
     /// What the guest is told, in rising order.
     pub fn memory_map(&self) -> Vec<MemoryMapEntry> {
-        use MemoryKind::{Ram, Reserved};
         let range = |addr, end: u64, kind| MemoryMapEntry { addr, size: end - addr, kind };
         let reserved_end = XEN_SPECIAL_START + XEN_SPECIAL_PAGES * PAGE_SIZE;
-        let mut map = vec![range(0, LEGACY_START, Ram), range(LEGACY_START, LEGACY_END, Reserved)];
+        let mut map =
+            vec![range(0, LEGACY_START, E820_RAM), range(LEGACY_START, LEGACY_END, E820_RESERVED)];
         if self.low_ram_end() > LEGACY_END {
-            map.push(range(LEGACY_END, self.low_ram_end(), Ram));
+            map.push(range(LEGACY_END, self.low_ram_end(), E820_RAM));
         }
-        map.push(range(DEVICE_PAGES_START, reserved_end, Reserved));
+        map.push(range(DEVICE_PAGES_START, reserved_end, E820_RESERVED));
         if let Some(end) = self.high_ram_end() {
-            map.push(range(HIGH_RAM_START, end, Ram));
+            map.push(range(HIGH_RAM_START, end, E820_RAM));
         }
         map
     }

@@ -30,8 +30,15 @@ pub struct MemoryMapEntry {
     pub addr: u64,
     /// Length in bytes.
     pub size: u64,
-    /// E820 type: 1 RAM, 2 reserved, 3 ACPI tables, 4 ACPI NVS.
+    /// E820 type, `xen_abi::memory::E820_*`: 1 RAM, 2 reserved, 3 ACPI tables.
     pub kind: u32,
+}
+
+impl MemoryMapEntry {
+    /// First address after the range; stays at the last one where it would wrap.
+    pub fn end(&self) -> u64 {
+        self.addr.saturating_add(self.size)
+    }
 }
 
 /// What a domain is made of. Fixed for its life.

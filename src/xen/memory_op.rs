@@ -1,24 +1,27 @@
 //! `memory_op`: the guest's memory map and the layout of its memory
 //! (`memory.h`). The amounts are in [`reservation`].
 
+use vm_memory::Bytes;
 use xen_abi::errno::Errno;
 use xen_abi::memory::{
     AddToPhysmap, AddToPhysmap32, AddToPhysmapBatch, AddToPhysmapBatch32, E820Entry, MemoryMap,
-    MemoryMap32, RemoveFromPhysmap, RemoveFromPhysmap32, XENMAPSPACE_DEV_MMIO,
-    XENMAPSPACE_GMFN_FOREIGN, XENMAPSPACE_GMFN_RANGE, XENMAPSPACE_GRANT_TABLE,
-    XENMAPSPACE_SHARED_INFO, XENMEM_ADD_TO_PHYSMAP, XENMEM_ADD_TO_PHYSMAP_BATCH,
-    XENMEM_CURRENT_RESERVATION, XENMEM_DECREASE_RESERVATION, XENMEM_INCREASE_RESERVATION,
-    XENMEM_MAXIMUM_GPFN, XENMEM_MAXIMUM_RAM_PAGE, XENMEM_MAXIMUM_RESERVATION, XENMEM_MEMORY_MAP,
-    XENMEM_POPULATE_PHYSMAP, XENMEM_REMOVE_FROM_PHYSMAP,
+    MemoryMap32, RemoveFromPhysmap, RemoveFromPhysmap32, XENMAPIDX_GRANT_TABLE_STATUS,
+    XENMAPSPACE_DEV_MMIO, XENMAPSPACE_GMFN, XENMAPSPACE_GMFN_FOREIGN, XENMAPSPACE_GMFN_RANGE,
+    XENMAPSPACE_GRANT_TABLE, XENMAPSPACE_SHARED_INFO, XENMEM_ADD_TO_PHYSMAP,
+    XENMEM_ADD_TO_PHYSMAP_BATCH, XENMEM_CURRENT_RESERVATION, XENMEM_DECREASE_RESERVATION,
+    XENMEM_INCREASE_RESERVATION, XENMEM_MAXIMUM_GPFN, XENMEM_MAXIMUM_RAM_PAGE,
+    XENMEM_MAXIMUM_RESERVATION, XENMEM_MEMORY_MAP, XENMEM_POPULATE_PHYSMAP,
+    XENMEM_REMOVE_FROM_PHYSMAP,
 };
 
-use super::physmap::Special;
+use super::physmap::{Freed, Special};
 use super::{Call, Domain, Reply, domid, memory_refused, reservation, shared_info};
 
 /// Bits 5:0 of the command are the operation, the rest is how much of it an
 /// interrupted call has already done. We finish each call at once, so a guest
 /// that passes anything there asks for what Xen checks as its own continuation.
 const CMD_BITS: u32 = 6;
+const PAGE_SIZE: usize = 4096;
 /// A 32-bit guest's all-ones frame is widened with zeroes and is none.
 const INVALID_GFN: u64 = u64::MAX;
 
@@ -112,15 +115,14 @@ fn add(call: &mut Call, start: u64, arg: u64) -> Reply {
         return Err(Errno::EINVAL);
     }
     if request.space == XENMAPSPACE_GMFN_RANGE {
-        return add_range(&request, start);
+        return add_range(call, &request, start);
     }
     add_one(call, request.space, request.idx, request.gpfn)?;
     Ok(0)
 }
 
-/// Moving ordinary pages about fails at the first one, so an empty range is all
-/// that succeeds.
-fn add_range(request: &AddToPhysmap, start: u64) -> Reply {
+/// Moves a range of pages, one by one, as far as this call's work goes.
+fn add_range(call: &mut Call, request: &AddToPhysmap, start: u64) -> Reply {
     let size = u64::from(request.size);
     if size < start {
         return Err(Errno::EILSEQ);
@@ -128,7 +130,11 @@ fn add_range(request: &AddToPhysmap, start: u64) -> Reply {
     if request.gpfn.checked_add(size).is_none() || request.idx.checked_add(size).is_none() {
         return Err(Errno::EOVERFLOW);
     }
-    if size == start { Ok(0) } else { Err(Errno::EINVAL) }
+    for page in start..size {
+        call.spend()?;
+        add_one(call, XENMAPSPACE_GMFN, request.idx + page, request.gpfn + page)?;
+    }
+    Ok(0)
 }
 
 fn add_batch(call: &mut Call, start: u64, arg: u64) -> Reply {
@@ -174,39 +180,73 @@ fn add_batch(call: &mut Call, start: u64, arg: u64) -> Reply {
     Ok(0)
 }
 
-/// Places one page of the hypervisor's at `gfn`.
+/// Places one page at `gfn`.
 fn add_one(call: &mut Call, space: u32, idx: u64, gfn: u64) -> Result<(), Errno> {
     let domain = call.domain;
+    let _changing = domain.physmap.changing();
     match space {
-        XENMAPSPACE_SHARED_INFO if idx == 0 => {
-            domain.back(gfn)?;
-            // What lies there lets go first, with its contents.
-            displace(domain, gfn, Special::SharedInfo);
-            shared_info::place(domain, call.vcpu, gfn, call.width)
-        }
+        XENMAPSPACE_SHARED_INFO if idx == 0 => place(call, gfn, Special::SharedInfo),
         XENMAPSPACE_GRANT_TABLE => {
-            // An `unsigned int`; the bit for status frames means nothing to a
-            // table of version 1 but an index out of range.
-            let idx = u32::try_from(idx & u64::from(u32::MAX)).map_err(|_| Errno::EINVAL)?;
-            domain.grants.check_frame(idx)?;
-            let gpa = domain.back(gfn)?;
-            displace(domain, gfn, Special::GrantFrame(idx));
-            domain.grants.place(&domain.memory(), idx, gpa)
+            // An `unsigned int` to the table.
+            let status = idx & XENMAPIDX_GRANT_TABLE_STATUS != 0 && domain.grants.version() == 2;
+            let bits = if status { !XENMAPIDX_GRANT_TABLE_STATUS } else { u64::MAX };
+            let idx = idx & bits & u64::from(u32::MAX);
+            let idx = u32::try_from(idx).map_err(|_| Errno::EINVAL)?;
+            let special = if status { Special::StatusFrame(idx) } else { Special::GrantFrame(idx) };
+            domain.grants.check_frame(special)?;
+            place(call, gfn, special)
         }
+        XENMAPSPACE_GMFN => move_page(call, idx, gfn),
         // Only the hardware domain maps other domains' memory.
         XENMAPSPACE_GMFN_FOREIGN => Err(Errno::EPERM),
-        // Ordinary pages do not move: guest memory is fixed. Also unknown spaces,
-        // and device memory, which x86 has not got.
+        // Also unknown spaces, and device memory, which x86 has not got.
         _ => Err(Errno::EINVAL),
     }
 }
 
-/// Accounts for a page of the hypervisor's at `gfn`; one that it covers lets go.
-fn displace(domain: &Domain, gfn: u64, special: Special) {
-    match domain.physmap.place(gfn, special) {
-        Some(covered) if covered != special => let_go(domain, covered),
-        _ => {}
+/// Places a page of the hypervisor's at `gfn`, from wherever it was.
+fn place(call: &Call, gfn: u64, special: Special) -> Result<(), Errno> {
+    let domain = call.domain;
+    let gpa = domain.back(gfn)?;
+    let displaced = domain.physmap.place(gfn, special);
+    // What lay there lets go first, with its contents.
+    if let Some(covered) = displaced.covered {
+        let_go(domain, covered);
     }
+    match special {
+        Special::SharedInfo => shared_info::place(domain, call.vcpu, gfn, call.width)?,
+        frame => domain.grants.place(&domain.memory(), frame, gpa)?,
+    }
+    if let Some(left) = displaced.left {
+        Freed::new(domain).add(left);
+    }
+    Ok(())
+}
+
+/// Moves what is at `from` to `to`. Xen changes the tables that translate, here
+/// the contents go over: a guest that writes to `from` meanwhile loses that, as
+/// it would a moment later.
+fn move_page(call: &Call, from: u64, to: u64) -> Result<(), Errno> {
+    let domain = call.domain;
+    if let Some(special) = domain.physmap.special(from) {
+        return place(call, to, special);
+    }
+    if !domain.physmap.is_present(from) {
+        return Err(Errno::EINVAL);
+    }
+    if from == to {
+        return Ok(());
+    }
+    let [source, target] = [domain.back(from)?, domain.back(to)?];
+    if let Some(covered) = domain.physmap.move_page(from, to)? {
+        let_go(domain, covered);
+    }
+    let memory = domain.memory();
+    let mut page = [0; PAGE_SIZE];
+    let copied =
+        memory.read_slice(&mut page, source).and_then(|()| memory.write_slice(&page, target));
+    Freed::new(domain).add(from);
+    copied.map_err(|_| Errno::EINVAL)
 }
 
 fn remove(call: &mut Call, arg: u64) -> Reply {
@@ -218,26 +258,30 @@ fn remove(call: &mut Call, arg: u64) -> Reply {
         (request.domid, request.gpfn.into())
     };
     domid::own(&call.domain.config, domid)?;
-    take_out(call.domain, gfn)?;
+    let domain = call.domain;
+    let _changing = domain.physmap.changing();
+    take_out(domain, &mut Freed::new(domain), gfn)?;
     Ok(0)
 }
 
-/// Empties the frame `gfn`.
+/// Empties the frame `gfn`; its memory goes to `freed`.
 ///
 /// # Errors
 /// `ENOENT` where there is nothing.
-pub(super) fn take_out(domain: &Domain, gfn: u64) -> Result<(), Errno> {
+pub(super) fn take_out(domain: &Domain, freed: &mut Freed, gfn: u64) -> Result<(), Errno> {
     if let Some(special) = domain.physmap.remove(gfn)? {
         let_go(domain, special);
     }
+    freed.add(gfn);
     Ok(())
 }
 
+/// A page of the hypervisor's leaves guest memory. Its contents are kept, and
+/// the frame is not written any more.
 fn let_go(domain: &Domain, special: Special) {
     match special {
-        // Covered by a grant frame, it goes on under it, to the guest's own harm.
-        Special::SharedInfo => {}
-        Special::GrantFrame(idx) => domain.grants.displace(&domain.memory(), idx),
+        Special::SharedInfo => shared_info::unmap(domain),
+        frame => domain.grants.displace(&domain.memory(), frame),
     }
 }
 

@@ -44,7 +44,7 @@ pub use call::{Call, Hypercall, Outcome, Reply};
 pub use console::Console;
 pub use cpuid::CpuidEntry;
 pub use domain::{Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry};
-pub use grant_table::GrantTable;
+pub use grant_table::{GrantAccess, GrantError, GrantTable, MappedGrant};
 pub use hvm_params::HvmParams;
 pub use hypercall_page::StubKind;
 pub use platform::{CallbackVia, CallingVcpu, Clock, PageOwner, Platform, VcpuArea};

@@ -1,8 +1,10 @@
 //! The guest's pages: which frames hold memory, which the guest gave back, and
 //! where the hypervisor's own pages lie among them.
 //!
-//! Guest memory itself is fixed: a page given back keeps its backing, and only
-//! the accounts change. So do Xen's answers, which are all that a balloon sees.
+//! A page given back keeps its address in this process and loses its memory
+//! ([`Platform::release_pages`](super::Platform::release_pages)). Xen would
+//! leave nothing there, and reads would be all ones; here they are zero, and a
+//! guest that writes there takes the memory back, at most what it once had.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,6 +28,17 @@ pub(super) enum Special {
     SharedInfo,
     /// A frame of the grant table.
     GrantFrame(u32),
+    /// A frame of the grants' status words, of a table of version 2.
+    StatusFrame(u32),
+}
+
+/// What placing a page of the hypervisor's changed besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Displaced {
+    /// Another page of the hypervisor's was there, and is nowhere now.
+    pub covered: Option<Special>,
+    /// It came from this frame, which is empty now.
+    pub left: Option<u64>,
 }
 
 /// Accounts of guest memory in frames of 4 KiB.
@@ -36,15 +49,20 @@ pub(super) struct Physmap {
     /// Frames of `ram`, the domain's limit.
     max_pages: u64,
     state: Mutex<State>,
+    /// One change of the layout at a time: between the accounts and the memory
+    /// itself nobody else may come.
+    changing: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     holes: Holes,
     hole_count: u64,
-    /// Populated frames outside `ram`; together with `hole_count` they never
-    /// exceed the limit.
+    /// Populated frames outside `ram`. With `unplaced` they never exceed
+    /// `hole_count`.
     extra: BTreeSet<u64>,
+    /// Pages of the domain's that have no frame.
+    unplaced: u64,
     special: BTreeMap<u64, Special>,
 }
 
@@ -64,7 +82,13 @@ impl Physmap {
             .collect();
         ram.sort_unstable();
         let max_pages = ram.iter().map(|(first, end)| end - first).sum();
-        Self { ram, max_pages, state: Mutex::default() }
+        Self { ram, max_pages, state: Mutex::default(), changing: Mutex::default() }
+    }
+
+    /// Keeps all others from changing the layout meanwhile. The outermost lock:
+    /// take it with no other held.
+    pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pages that the domain holds now.
@@ -93,21 +117,20 @@ impl Physmap {
         state.special.contains_key(&gfn) || self.holds(&state, gfn)
     }
 
+    /// The page of the hypervisor's at `gfn`, if one is there.
+    pub(super) fn special(&self, gfn: u64) -> Option<Special> {
+        self.lock().special.get(&gfn).copied()
+    }
+
     /// Takes what `gfn` holds out of the guest's memory. A page of the
     /// hypervisor's is handed back, for its owner to let go of it.
-    ///
-    /// `shared_info` stays: Xen would go on writing to a page of its own, but
-    /// ours is this frame, and nothing else may come to lie there before
-    /// `shared_info` has moved on.
     ///
     /// # Errors
     /// `ENOENT` where there is nothing.
     pub(super) fn remove(&self, gfn: u64) -> Result<Option<Special>, Errno> {
         let mut state = self.lock();
-        match state.special.get(&gfn) {
-            Some(Special::SharedInfo) => return Ok(None),
-            Some(Special::GrantFrame(_)) => return Ok(state.special.remove(&gfn)),
-            None => {}
+        if let Some(special) = state.special.remove(&gfn) {
+            return Ok(Some(special));
         }
         if !self.holds(&state, gfn) {
             return Err(Errno::ENOENT);
@@ -129,27 +152,68 @@ impl Physmap {
         {
             return Err(Errno::ENOMEM);
         }
+        self.fill(&mut state, gfn);
+        Ok(())
+    }
+
+    /// Gives the domain `pages` more that have no frame.
+    ///
+    /// # Errors
+    /// `ENOMEM` where the domain may not hold as many.
+    pub(super) fn add_unplaced(&self, pages: u64) -> Result<(), Errno> {
+        let mut state = self.lock();
+        if self.pages_of(&state).saturating_add(pages) > self.max_pages {
+            return Err(Errno::ENOMEM);
+        }
+        state.unplaced += pages;
+        Ok(())
+    }
+
+    /// Records that `special` is now at `gfn`: the frame's memory, if any, is
+    /// freed, and the place where `special` was before stays empty.
+    pub(super) fn place(&self, gfn: u64, special: Special) -> Displaced {
+        let mut state = self.lock();
+        let before = state.special.iter().find(|(_, other)| **other == special);
+        let left = before.map(|(from, _)| *from).filter(|from| *from != gfn);
+        if let Some(from) = left {
+            state.special.remove(&from);
+        }
+        if self.holds(&state, gfn) {
+            self.free(&mut state, gfn);
+        }
+        let covered = state.special.insert(gfn, special).filter(|other| *other != special);
+        Displaced { covered, left }
+    }
+
+    /// Moves the memory of frame `from` to `to`, another frame, freeing what
+    /// was there. The page of the hypervisor's that it covers is handed back.
+    ///
+    /// # Errors
+    /// `EINVAL` where `from` holds no memory.
+    pub(super) fn move_page(&self, from: u64, to: u64) -> Result<Option<Special>, Errno> {
+        let mut state = self.lock();
+        if state.special.contains_key(&from) || !self.holds(&state, from) {
+            return Err(Errno::EINVAL);
+        }
+        self.free(&mut state, from);
+        let covered = state.special.remove(&to);
+        if !self.holds(&state, to) {
+            self.fill(&mut state, to);
+        }
+        Ok(covered)
+    }
+
+    /// `gfn` is empty before.
+    fn fill(&self, state: &mut State, gfn: u64) {
         if self.in_ram(gfn) {
             state.holes.clear(gfn);
             state.hole_count -= 1;
         } else {
             state.extra.insert(gfn);
         }
-        Ok(())
     }
 
-    /// Records that `special` is now at `gfn`: the frame's memory, if any, is
-    /// freed, and the place where `special` was before stays empty. Answers with
-    /// another page of the hypervisor's that was at `gfn`, which is nowhere now.
-    pub(super) fn place(&self, gfn: u64, special: Special) -> Option<Special> {
-        let mut state = self.lock();
-        state.special.retain(|_, other| *other != special);
-        if self.holds(&state, gfn) {
-            self.free(&mut state, gfn);
-        }
-        state.special.insert(gfn, special)
-    }
-
+    /// `gfn` holds memory before.
     fn free(&self, state: &mut State, gfn: u64) {
         if self.in_ram(gfn) {
             state.holes.set(gfn);
@@ -169,7 +233,9 @@ impl Physmap {
     }
 
     fn pages_of(&self, state: &State) -> u64 {
-        (self.max_pages - state.hole_count).saturating_add(state.extra.len() as u64)
+        (self.max_pages - state.hole_count)
+            .saturating_add(state.extra.len() as u64)
+            .saturating_add(state.unplaced)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -203,6 +269,50 @@ impl Holes {
     fn split(gfn: u64) -> (u64, usize, u64) {
         let word = (gfn % BLOCK_FRAMES / 64) as usize;
         (gfn / BLOCK_FRAMES, word, 1 << (gfn % 64))
+    }
+}
+
+/// Frames whose memory is no longer needed, gathered into runs: the host is told
+/// when it is dropped, while [`Physmap::changing`] is still held.
+pub(super) struct Freed<'a> {
+    domain: &'a Domain,
+    first: u64,
+    pages: u64,
+}
+
+impl<'a> Freed<'a> {
+    pub(super) fn new(domain: &'a Domain) -> Self {
+        Self { domain, first: 0, pages: 0 }
+    }
+
+    /// Adds a frame. Balloons pass them rising, falling or in no order.
+    pub(super) fn add(&mut self, gfn: u64) {
+        if self.domain.grants.is_mapped(gfn) {
+            // A back end still works on it: Xen, too, frees it after the last.
+            return;
+        }
+        if self.pages > 0 && self.first + self.pages == gfn {
+            self.pages += 1;
+        } else if self.pages > 0 && gfn + 1 == self.first {
+            self.first = gfn;
+            self.pages += 1;
+        } else {
+            self.tell();
+            (self.first, self.pages) = (gfn, 1);
+        }
+    }
+
+    fn tell(&mut self) {
+        if self.pages > 0 {
+            let start = GuestAddress(self.first << PAGE_SHIFT);
+            self.domain.platform.release_pages(start, self.pages);
+        }
+    }
+}
+
+impl Drop for Freed<'_> {
+    fn drop(&mut self) {
+        self.tell();
     }
 }
 

@@ -110,6 +110,11 @@ pub trait Platform: Send + Sync {
     /// `EINVAL` beyond the machine's address space, `ENOMEM` beyond its bound.
     fn back_page(&self, gpa: GuestAddress) -> Result<(), Errno>;
 
+    /// The guest gave up `pages` whole pages from `start` on: their memory may
+    /// go back to the host. They must read as zero from now on, also when the
+    /// guest asks for them again, for which there is no call.
+    fn release_pages(&self, start: GuestAddress, pages: u64);
+
     /// Brings `vcpu` up (`true`) or takes it down, for `VCPUOP_up` and `_down`.
     ///
     /// # Errors

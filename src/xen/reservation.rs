@@ -9,10 +9,12 @@ use xen_abi::memory::{
 };
 
 use super::memory_op::{returned, take_out};
+use super::memory_refused::widened;
+use super::physmap::Freed;
 use super::{Call, Domain, Reply, domid};
 
 /// The largest extent of an ordinary domain: 2 MiB.
-const MAX_ORDER: u32 = 9;
+pub(super) const MAX_ORDER: u32 = 9;
 /// A count that Xen could not carry through a continuation (`UINT_MAX >> 6`).
 const MAX_EXTENTS: u64 = (u32::MAX >> 6) as u64;
 /// `XENMEMF_get_address_bits`, and the bits of a page offset, which no limit may
@@ -48,15 +50,7 @@ fn request(call: &mut Call, start: u64, arg: u64) -> Option<MemoryReservation> {
     let request = if call.is_64bit() {
         call.read::<MemoryReservation>(arg).ok()?
     } else {
-        let request = call.read::<MemoryReservation32>(arg).ok()?;
-        MemoryReservation {
-            extent_start: request.extent_start.into(),
-            nr_extents: request.nr_extents.into(),
-            extent_order: request.extent_order,
-            mem_flags: request.mem_flags,
-            domid: request.domid,
-            ..Default::default()
-        }
+        widened(&call.read::<MemoryReservation32>(arg).ok()?)
     };
     let address_bits = request.mem_flags & ADDRESS_BITS_MASK;
     let usable = request.nr_extents <= MAX_EXTENTS
@@ -71,12 +65,15 @@ fn request(call: &mut Call, start: u64, arg: u64) -> Option<MemoryReservation> {
 /// at what cannot be done or where one hypercall's work ends; a balloon then
 /// tries again.
 fn run(call: &mut Call, sub_op: u32, start: u64, request: &MemoryReservation) -> u64 {
+    let domain = call.domain;
+    let _changing = domain.physmap.changing();
+    let mut freed = Freed::new(domain);
     for extent in start..request.nr_extents {
         let pages = 1u64 << request.extent_order;
         let done = call.spend_many(pages).and_then(|()| match sub_op {
             XENMEM_DECREASE_RESERVATION => {
                 let gfn = call.read_ulong(request.extent_start, extent)?;
-                decrease(call.domain, gfn, pages)
+                decrease(domain, &mut freed, gfn, pages)
             }
             XENMEM_POPULATE_PHYSMAP => {
                 let gfn = call.read_ulong(request.extent_start, extent)?;
@@ -84,10 +81,10 @@ fn run(call: &mut Call, sub_op: u32, start: u64, request: &MemoryReservation) ->
                     // Not for oneself.
                     return Err(Errno::EPERM);
                 }
-                populate(call.domain, gfn, pages)
+                populate(domain, gfn, pages)
             }
-            // Pages without a place: a translated guest has no use for them.
-            _ => Err(Errno::ENOMEM),
+            // Pages without a frame: a translated guest has no use for them.
+            _ => domain.physmap.add_unplaced(pages),
         });
         if done.is_err() {
             return extent;
@@ -96,9 +93,10 @@ fn run(call: &mut Call, sub_op: u32, start: u64, request: &MemoryReservation) ->
     request.nr_extents
 }
 
-fn decrease(domain: &Domain, gfn: u64, pages: u64) -> Result<(), Errno> {
+/// Xen's extents of several pages may be done in part, too.
+fn decrease(domain: &Domain, freed: &mut Freed, gfn: u64, pages: u64) -> Result<(), Errno> {
     let end = gfn.checked_add(pages).ok_or(Errno::EINVAL)?;
-    (gfn..end).try_for_each(|gfn| take_out(domain, gfn))
+    (gfn..end).try_for_each(|gfn| take_out(domain, freed, gfn))
 }
 
 /// An extent is given whole or not at all.

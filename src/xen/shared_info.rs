@@ -103,7 +103,7 @@ impl Layout {
     }
 
     /// The `vcpu_info` of `vcpu` in a mapped `shared_info`.
-    fn at_default(&self, vcpu: u32) -> Option<u64> {
+    pub(super) fn at_default(&self, vcpu: u32) -> Option<u64> {
         match (self.registered_at(vcpu), self.shared_info) {
             (None, Some(page)) => Some(page + default_slot(vcpu)?),
             _ => None,
@@ -150,6 +150,26 @@ pub(super) fn place(domain: &Domain, vcpu: u32, gfn: u64, width: Width) -> Resul
     }
     tracing::debug!(vcpu, gpa, ?width, "shared_info is mapped");
     republish_default_slots(domain)
+}
+
+/// Takes `shared_info` out of guest memory, with its contents: until it is
+/// mapped again it is the private page. Nobody writes to its frame afterwards.
+pub(super) fn unmap(domain: &Domain) {
+    for vcpu in domain.vcpu_ids() {
+        domain.default_info_leaves(vcpu);
+    }
+    let memory = domain.memory();
+    let mut layout = write(&domain.layout);
+    let Some(gpa) = layout.shared_info else { return };
+    let mut contents = [0u8; PAGE_SIZE];
+    let copied = memory
+        .read_slice(&mut contents, GuestAddress(gpa))
+        .and_then(|()| domain.private.0.write_slice(&contents, GuestAddress(0)));
+    if copied.is_err() {
+        tracing::debug!(gpa, "shared_info had no memory behind it any more");
+    }
+    layout.shared_info = None;
+    tracing::debug!(gpa, "shared_info is taken out");
 }
 
 /// Takes `width` as the layout of the shared structures from now on.

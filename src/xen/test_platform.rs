@@ -38,6 +38,8 @@ pub(super) struct Asked {
     pub shared_info: Vec<(GuestAddress, bool)>,
     pub via: Option<CallbackVia>,
     pub backed: Vec<GuestAddress>,
+    /// `release_pages`: (first frame, pages).
+    pub released: Vec<(u64, u64)>,
     pub ups: Vec<(u32, bool)>,
     pub nmis: Vec<u32>,
     pub console: Vec<u8>,
@@ -120,6 +122,10 @@ impl Platform for FakePlatform {
     fn back_page(&self, gpa: GuestAddress) -> Result<(), Errno> {
         lock(&self.asked).backed.push(gpa);
         Err(Errno::EINVAL)
+    }
+
+    fn release_pages(&self, start: GuestAddress, pages: u64) {
+        lock(&self.asked).released.push((start.0 >> 12, pages));
     }
 
     fn set_vcpu_up(&self, vcpu: u32, up: bool) -> Result<(), Errno> {
@@ -228,14 +234,21 @@ pub(super) fn domain(vcpus: u32) -> (Arc<Domain>, Arc<FakePlatform>, Arc<FakeClo
 pub(super) fn domain_with(
     config: DomainConfig,
 ) -> (Arc<Domain>, Arc<FakePlatform>, Arc<FakeClock>) {
+    let ranges = [(GuestAddress(0), RAM_SIZE), (GuestAddress(HIGH_RAM), HIGH_RAM_SIZE)];
+    domain_over(config, GuestRam::from_ranges(&ranges).expect("RAM for a test"))
+}
+
+/// The same over memory of the test's own.
+pub(super) fn domain_over(
+    config: DomainConfig,
+    ram: GuestRam,
+) -> (Arc<Domain>, Arc<FakePlatform>, Arc<FakeClock>) {
     let platform = Arc::new(FakePlatform {
         asked: Mutex::new(Asked::default()),
         kvm_owns: AtomicBool::new(false),
         refuses: AtomicBool::new(false),
     });
     let clock = Arc::new(FakeClock::new());
-    let ranges = [(GuestAddress(0), RAM_SIZE), (GuestAddress(HIGH_RAM), HIGH_RAM_SIZE)];
-    let ram = GuestRam::from_ranges(&ranges).expect("RAM for a test");
     let memory = GuestRamHandle::new(ram);
     let domain = Domain::new(config, memory, clock.clone(), platform.clone()).expect("a domain");
     (Arc::new(domain), platform, clock)

@@ -99,6 +99,17 @@ impl Domain {
         Ok(())
     }
 
+    /// The `vcpu_info` of `vcpu` in `shared_info` goes away with that page.
+    pub(super) fn default_info_leaves(&self, vcpu: u32) {
+        let Some(state) = self.vcpu(vcpu) else { return };
+        let mut areas = lock(&state.areas);
+        if read(&self.layout).at_default(vcpu).is_none() {
+            return;
+        }
+        let owner = self.platform.area_placed(vcpu, VcpuArea::VcpuInfo, None);
+        areas.info.place(owner.unwrap_or(PageOwner::Us), None);
+    }
+
     /// Places or removes `vcpu`'s secondary time area.
     pub(super) fn time_area_placed(&self, vcpu: u32, gpa: Option<u64>) -> Result<(), Errno> {
         let Some(state) = self.vcpu(vcpu) else { return Err(Errno::ENOENT) };

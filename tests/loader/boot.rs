@@ -5,7 +5,7 @@ use super::synthetic::{Elf, Note};
 use kvm_xen::vmm::acpi::AcpiConfig;
 use kvm_xen::vmm::boot::{BootConfig, BootError, BootState, prepare_boot};
 use kvm_xen::vmm::loader::{FileSource, LoadError, ModuleSource};
-use kvm_xen::vmm::memory::{GuestRam, MemoryKind};
+use kvm_xen::vmm::memory::GuestRam;
 use std::path::Path;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -97,7 +97,7 @@ fn start_info_tells_everything() {
         ]
     );
     assert_eq!(told.len(), state.memory_map.len());
-    assert!(state.memory_map.iter().all(|e| e.kind as u32 <= MemoryKind::Reserved as u32));
+    assert!(state.memory_map.iter().all(|e| e.kind <= xen_abi::memory::E820_RESERVED));
 }
 
 #[test]

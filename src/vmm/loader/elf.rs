@@ -2,12 +2,13 @@
 
 use super::source::Image;
 use super::{KernelKind, LoadError, LoadedKernel, Segment, XenNotes};
-use crate::vmm::memory::{GuestRam, LOW_RAM_LIMIT, MemoryKind, MemoryLayout};
+use crate::vmm::memory::{GuestRam, LOW_RAM_LIMIT, MemoryLayout};
 use object::elf::{
     self, EM_386, EM_X86_64, ET_DYN, ET_EXEC, FileHeader32, FileHeader64, PF_X, PT_LOAD,
 };
 use object::read::elf::{FileHeader, NoteIterator, ProgramHeader, SectionHeader};
 use object::{Endianness, ReadCache, ReadRef};
+use xen_abi::memory::E820_RESERVED;
 
 /// What every ELF file begins with.
 pub(super) const MAGIC: [u8; 4] = elf::ELFMAG;
@@ -236,9 +237,10 @@ fn check_place(layout: &MemoryLayout, segment: &Segment) -> Result<(), LoadError
     if end > layout.low_ram_end() {
         return Err(LoadError::KernelTooLarge { end, ram_end: layout.low_ram_end() });
     }
-    let reserved = layout.memory_map().into_iter().find(|range| {
-        range.kind == MemoryKind::Reserved && start < range.end() && range.addr < end
-    });
+    let reserved = layout
+        .memory_map()
+        .into_iter()
+        .find(|range| range.kind == E820_RESERVED && start < range.end() && range.addr < end);
     match reserved {
         Some(range) => Err(LoadError::Overlap {
             start,

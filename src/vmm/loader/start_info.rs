@@ -98,7 +98,7 @@ impl StartInfo<'_> {
             let entry = HvmMemmapTableEntry {
                 addr: range.addr,
                 size: range.size,
-                type_: range.kind as u32,
+                type_: range.kind,
                 reserved: 0,
             };
             blob.extend_from_slice(entry.as_bytes());

@@ -55,7 +55,7 @@ fn map_is_sorted_disjoint_and_holds_all_ram() {
         let map = layout.memory_map();
         assert!(map.windows(2).all(|w| w[0].end() <= w[1].addr), "{map:?}");
         assert!(map.iter().all(|e| e.size > 0));
-        let ram: u64 = map.iter().filter(|e| e.kind == MemoryKind::Ram).map(|e| e.size).sum();
+        let ram: u64 = map.iter().filter(|e| e.kind == E820_RAM).map(|e| e.size).sum();
         assert_eq!(ram, size - (LEGACY_END - LEGACY_START));
         let backed: u64 = layout.regions().iter().map(|r| r.1 as u64).sum();
         assert_eq!(backed, size + 16 * PAGE_SIZE);

@@ -1,71 +1,82 @@
-//! The domain's grant table, version 1: frames of entries in which the guest
-//! says who may reach which of its pages (`grant_table.h`).
+//! The domain's grant table, version 1 or 2: frames of entries in which the
+//! guest says who may reach which of its pages (`grant_table.h`).
 //!
 //! A frame is a page that the guest places in its memory with
 //! `XENMEM_add_to_physmap`; until then, and after it was covered or removed, its
 //! contents wait here.
 
+mod backend;
+mod frames;
 mod op;
+mod pins;
+mod protocol;
+mod table;
 #[cfg(test)]
 mod tests;
+mod version;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::GuestAddress;
 use xen_abi::errno::Errno;
-use xen_abi::grant_table::{GNTTAB_RESERVED_CONSOLE, GTF_PERMIT_ACCESS, GrantEntryV1};
-use zerocopy::{FromBytes, IntoBytes};
+use xen_abi::grant_table::{GNTTAB_RESERVED_CONSOLE, GTF_PERMIT_ACCESS};
 
 use super::DomainConfig;
+use super::physmap::Special;
 use crate::pages::GuestRam;
+use frames::Frame;
+use protocol::Use;
+use table::{Part, Table, shared_frames};
 
+pub use backend::{GrantAccess, GrantError, MappedGrant};
 pub(super) use op::op;
 
-/// Frames that a domain may have: Xen's default, 32768 grants.
+/// Frames that a domain may have: Xen's default, 32768 grants of version 1.
 pub const MAX_FRAMES: u32 = 64;
-const PAGE_SIZE: usize = 4096;
-const ENTRY_SIZE: usize = size_of::<GrantEntryV1>();
-/// Entries in a frame.
-const ENTRIES: u32 = 512;
-const _: () = assert!(ENTRIES as usize * ENTRY_SIZE == PAGE_SIZE);
 
-/// A domain's grant table. One lock, taken for single entries and frames.
+/// A domain's grant table. One lock, taken for single entries and frames, and
+/// no other inside it but the guest's accounts of memory.
 #[derive(Debug)]
 pub struct GrantTable {
-    frames: Mutex<Vec<Frame>>,
-}
-
-#[derive(Debug)]
-enum Frame {
-    /// In guest memory at this address.
-    Placed(GuestAddress),
-    /// Nowhere: its contents, `None` while it is all zero.
-    Detached(Option<Box<[u8; PAGE_SIZE]>>),
+    table: Mutex<Table>,
 }
 
 impl GrantTable {
-    /// A table of one frame. Its console entry already lets domain 0 reach the
-    /// console's page, as a toolstack leaves it.
+    /// A table of one frame, version 1. Its console entry already lets domain 0
+    /// reach the console's page, as a toolstack leaves it.
     #[must_use]
     pub fn new(config: &DomainConfig) -> Self {
-        let table = Self { frames: Mutex::new(vec![Frame::Detached(None)]) };
+        let mut table = Table::new();
         let frame = config.console_page.and_then(|page| u32::try_from(page.0 >> 12).ok());
         if let Some(frame) = frame {
-            let entry = GrantEntryV1 { flags: GTF_PERMIT_ACCESS, domid: 0, frame };
-            let mut page = Box::new([0; PAGE_SIZE]);
-            let at = GNTTAB_RESERVED_CONSOLE as usize * ENTRY_SIZE;
-            page[at..at + ENTRY_SIZE].copy_from_slice(entry.as_bytes());
-            table.lock()[0] = Frame::Detached(Some(page));
+            let nowhere = GuestRam::new();
+            let console = GNTTAB_RESERVED_CONSOLE;
+            table.set_word(&nowhere, console, 0, GTF_PERMIT_ACCESS.into());
+            table.set_word(&nowhere, console, 1, frame);
         }
-        table
+        Self { table: Mutex::new(table) }
+    }
+
+    /// 1 or 2.
+    pub fn version(&self) -> u32 {
+        self.lock().version.number()
     }
 
     /// Whether a frame of this index can be.
     ///
     /// # Errors
-    /// `EINVAL` from [`MAX_FRAMES`] on.
-    pub(super) fn check_frame(&self, index: u32) -> Result<(), Errno> {
-        if index < MAX_FRAMES { Ok(()) } else { Err(Errno::EINVAL) }
+    /// `EINVAL` from [`MAX_FRAMES`] on, and for status frames that the largest
+    /// table does not need.
+    pub(super) fn check_frame(&self, special: Special) -> Result<(), Errno> {
+        let exists = match special {
+            Special::SharedInfo => false,
+            Special::GrantFrame(index) => index < MAX_FRAMES,
+            Special::StatusFrame(index) => {
+                (index as usize) < self.lock().status.len()
+                    || index.checked_add(1).and_then(shared_frames).is_some_and(|n| n <= MAX_FRAMES)
+            }
+        };
+        if exists { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
     /// Places a frame at `gpa`, with its contents from wherever they were. The
@@ -76,113 +87,77 @@ impl GrantTable {
     pub(super) fn place(
         &self,
         memory: &GuestRam,
-        index: u32,
+        special: Special,
         gpa: GuestAddress,
     ) -> Result<(), Errno> {
-        self.check_frame(index)?;
-        let mut frames = self.lock();
-        grow(&mut frames, index + 1);
-        let frame = &mut frames[index as usize];
-        let contents = frame.contents(memory);
-        let zero = [0; PAGE_SIZE];
-        let bytes = contents.as_deref().unwrap_or(&zero);
-        memory.write_slice(bytes, gpa).map_err(|_| Errno::EFAULT)?;
-        *frame = Frame::Placed(gpa);
-        Ok(())
+        self.check_frame(special)?;
+        let mut table = self.lock();
+        match special {
+            Special::GrantFrame(index) => table.grow(index + 1),
+            Special::StatusFrame(index) if index as usize >= table.status.len() => {
+                table.grow(shared_frames(index + 1).ok_or(Errno::EINVAL)?);
+            }
+            _ => {}
+        }
+        frame_mut(&mut table, special).ok_or(Errno::EINVAL)?.place(memory, gpa)
     }
 
     /// Takes a frame out of guest memory. Its contents are kept.
-    pub(super) fn displace(&self, memory: &GuestRam, index: u32) {
-        if let Some(frame) = self.lock().get_mut(index as usize) {
-            *frame = Frame::Detached(frame.contents(memory));
+    pub(super) fn displace(&self, memory: &GuestRam, special: Special) {
+        if let Some(frame) = frame_mut(&mut self.lock(), special) {
+            frame.detach(memory);
         }
     }
 
-    /// Frames that there are now.
+    /// Frames of entries that there are now.
     pub fn frames(&self) -> u32 {
-        u32::try_from(self.lock().len()).unwrap_or(MAX_FRAMES)
+        self.lock().frames()
+    }
+
+    /// Whether a grant of this guest frame is in use.
+    pub(super) fn is_mapped(&self, gfn: u64) -> bool {
+        self.lock().pins.holds_frame(gfn)
     }
 
     /// The entries that there are now.
     fn entries(&self) -> u32 {
-        self.frames() * ENTRIES
+        self.lock().entries()
     }
 
     /// Grows the table to `count` frames and lists their guest frame numbers,
     /// all ones for one that is nowhere.
     fn list(&self, count: u32) -> Vec<u64> {
-        let mut frames = self.lock();
-        grow(&mut frames, count);
-        let gfn = |frame: &Frame| match frame {
-            Frame::Placed(gpa) => gpa.0 >> 12,
-            Frame::Detached(_) => u64::MAX,
-        };
-        frames.iter().take(count as usize).map(gfn).collect()
+        let mut table = self.lock();
+        table.grow(count);
+        table.shared.iter().take(count as usize).map(Frame::gfn).collect()
     }
 
-    /// Exchanges two entries; `false` where one does not exist.
-    fn swap(&self, memory: &GuestRam, a: u32, b: u32) -> bool {
-        let mut frames = self.lock();
-        let (Some(old_a), Some(old_b)) = (entry(&frames, memory, a), entry(&frames, memory, b))
-        else {
-            return false;
-        };
-        set_entry(&mut frames, memory, a, old_b);
-        set_entry(&mut frames, memory, b, old_a);
-        true
+    /// As `Table::acquire`.
+    fn acquire(
+        &self,
+        memory: &GuestRam,
+        reference: u32,
+        user: u16,
+        access: GrantAccess,
+        wanted: Use,
+        is_present: impl FnOnce(u64) -> bool,
+    ) -> Result<Part, GrantError> {
+        self.lock().acquire(memory, reference, user, access, wanted, is_present)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Frame>> {
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
+    fn release(&self, memory: &GuestRam, reference: u32, access: GrantAccess) {
+        self.lock().release(memory, reference, access);
     }
-}
 
-impl Frame {
-    /// A copy of the contents, `None` where they are all zero or cannot be read.
-    fn contents(&mut self, memory: &GuestRam) -> Option<Box<[u8; PAGE_SIZE]>> {
-        match self {
-            Self::Detached(contents) => contents.take(),
-            Self::Placed(gpa) => {
-                let mut page = Box::new([0; PAGE_SIZE]);
-                memory.read_slice(page.as_mut_slice(), *gpa).ok()?;
-                Some(page)
-            }
-        }
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn grow(frames: &mut Vec<Frame>, count: u32) {
-    while frames.len() < count.min(MAX_FRAMES) as usize {
-        frames.push(Frame::Detached(None));
-    }
-}
-
-fn entry(frames: &[Frame], memory: &GuestRam, reference: u32) -> Option<GrantEntryV1> {
-    let at = (reference % ENTRIES) as usize * ENTRY_SIZE;
-    match frames.get((reference / ENTRIES) as usize)? {
-        Frame::Detached(None) => Some(GrantEntryV1::default()),
-        Frame::Detached(Some(page)) => {
-            GrantEntryV1::read_from_prefix(&page[at..]).ok().map(|e| e.0)
-        }
-        Frame::Placed(gpa) => {
-            let mut entry = GrantEntryV1::default();
-            memory.read_slice(entry.as_mut_bytes(), GuestAddress(gpa.0 + at as u64)).ok()?;
-            Some(entry)
-        }
-    }
-}
-
-fn set_entry(frames: &mut [Frame], memory: &GuestRam, reference: u32, entry: GrantEntryV1) {
-    let at = (reference % ENTRIES) as usize * ENTRY_SIZE;
-    match frames.get_mut((reference / ENTRIES) as usize) {
-        Some(Frame::Detached(contents)) => {
-            let page = contents.get_or_insert_with(|| Box::new([0; PAGE_SIZE]));
-            page[at..at + ENTRY_SIZE].copy_from_slice(entry.as_bytes());
-        }
-        // The page was readable a moment ago; memory does not go away.
-        Some(Frame::Placed(gpa)) => {
-            let _ = memory.write_slice(entry.as_bytes(), GuestAddress(gpa.0 + at as u64));
-        }
-        None => {}
+fn frame_mut(table: &mut Table, special: Special) -> Option<&mut Frame> {
+    match special {
+        Special::SharedInfo => None,
+        Special::GrantFrame(index) => table.shared.get_mut(index as usize),
+        Special::StatusFrame(index) => table.status.get_mut(index as usize),
     }
 }

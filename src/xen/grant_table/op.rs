@@ -1,5 +1,5 @@
-//! `grant_table_op` for a domain whose back ends are in-process: it grants, and
-//! nobody has granted it anything.
+//! `grant_table_op` for a domain whose back ends are in this process: it grants,
+//! and nobody but itself has granted it anything.
 
 use std::mem::offset_of;
 
@@ -8,22 +8,24 @@ use xen_abi::errno::Errno;
 use xen_abi::grant_table::{
     GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTMAP_APPLICATION_MAP, GNTMAP_CONTAINS_PTE,
     GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTST_BAD_COPY_ARG, GNTST_BAD_DOMAIN, GNTST_BAD_GNTREF,
-    GNTST_BAD_HANDLE, GNTST_BAD_PAGE, GNTST_BAD_VIRT_ADDR, GNTST_GENERAL_ERROR, GNTST_OKAY,
-    GNTST_PERMISSION_DENIED, GNTTABOP_COPY, GNTTABOP_GET_VERSION, GNTTABOP_MAP_GRANT_REF,
-    GNTTABOP_QUERY_SIZE, GNTTABOP_SET_VERSION, GNTTABOP_SETUP_TABLE, GNTTABOP_SWAP_GRANT_REF,
-    GNTTABOP_UNMAP_GRANT_REF, GnttabCopy, GnttabCopy32, GnttabCopyPtr, GnttabGetVersion,
-    GnttabMapGrantRef, GnttabQuerySize, GnttabSetVersion, GnttabSetupTable, GnttabSetupTable32,
-    GnttabSwapGrantRef, GnttabUnmapGrantRef,
+    GNTST_BAD_HANDLE, GNTST_BAD_PAGE, GNTST_BAD_VIRT_ADDR, GNTST_EAGAIN, GNTST_GENERAL_ERROR,
+    GNTST_OKAY, GNTST_PERMISSION_DENIED, GNTTABOP_COPY, GNTTABOP_GET_VERSION,
+    GNTTABOP_MAP_GRANT_REF, GNTTABOP_QUERY_SIZE, GNTTABOP_SET_VERSION, GNTTABOP_SETUP_TABLE,
+    GNTTABOP_SWAP_GRANT_REF, GNTTABOP_UNMAP_GRANT_REF, GnttabCopy, GnttabCopy32, GnttabCopyPtr,
+    GnttabGetVersion, GnttabMapGrantRef, GnttabQuerySize, GnttabSetVersion, GnttabSetupTable,
+    GnttabSetupTable32, GnttabSwapGrantRef, GnttabUnmapGrantRef,
 };
 use xen_abi::xen::DOMID_SELF;
 
-use super::{MAX_FRAMES, PAGE_SIZE};
-use crate::xen::{Call, Reply, domid};
+use super::frames::PAGE_SIZE;
+use super::protocol::Use;
+use super::table::{Part, WHOLE};
+use super::{GrantAccess, MAX_FRAMES};
+use crate::xen::physmap::Freed;
+use crate::xen::{Call, Domain, Reply, domid};
 
-/// The only version of entries that there is.
-const VERSION: u32 = 1;
 /// Grants of another domain, of which every table has at least this many.
-const OTHER_ENTRIES: u32 = super::ENTRIES;
+const OTHER_ENTRIES: u32 = 512;
 
 /// Serves `cmd` for the `count` structures at `arg`, all of them unsigned ints.
 pub(in crate::xen) fn op(call: &mut Call, cmd: u64, arg: u64, count: u64) -> Reply {
@@ -93,19 +95,28 @@ fn setup_table(call: &mut Call, arg: u64, count: u64) -> Result<(), Errno> {
 
 fn set_version(call: &mut Call, arg: u64, _count: u64) -> Result<(), Errno> {
     let request: GnttabSetVersion = call.read(arg)?;
-    call.write(arg, &GnttabSetVersion { version: VERSION })?;
-    match request.version {
-        VERSION => Ok(()),
-        // As with `gnttab=max-ver:1`: before there was a version 2.
-        2 => Err(Errno::ENOSYS),
-        _ => Err(Errno::EINVAL),
-    }
+    let domain = call.domain;
+    let changed = {
+        let _changing = domain.physmap.changing();
+        let mut freed = Freed::new(domain);
+        domain.grants.set_version(&domain.memory(), request.version).map(|left| {
+            for gfn in left {
+                if domain.physmap.remove(gfn).is_ok() {
+                    freed.add(gfn);
+                }
+            }
+        })
+    };
+    call.write(arg, &GnttabSetVersion { version: domain.grants.version() })?;
+    changed
 }
 
 fn get_version(call: &mut Call, arg: u64, _count: u64) -> Result<(), Errno> {
     let request: GnttabGetVersion = call.read(arg)?;
-    domid::own(&call.domain.config, request.dom)?;
-    call.write(arg.wrapping_add(offset_of!(GnttabGetVersion, version) as u64), &VERSION)
+    let domain = call.domain;
+    domid::own(&domain.config, request.dom)?;
+    let at = arg.wrapping_add(offset_of!(GnttabGetVersion, version) as u64);
+    call.write(at, &domain.grants.version())
 }
 
 fn map(call: &mut Call, arg: u64, count: u64) -> Result<(), Errno> {
@@ -159,8 +170,19 @@ fn swap(call: &mut Call, arg: u64, count: u64) -> Result<(), Errno> {
         |call, at| {
             let request: GnttabSwapGrantRef = call.read(at)?;
             let domain = call.domain;
-            let swapped = domain.grants.swap(&domain.memory(), request.ref_a, request.ref_b);
-            Ok(if swapped { GNTST_OKAY } else { GNTST_BAD_GNTREF })
+            let mut table = domain.grants.lock();
+            let [a, b] = [request.ref_a, request.ref_b];
+            if a.max(b) >= table.entries() {
+                return Ok(GNTST_BAD_GNTREF);
+            }
+            if a == b {
+                return Ok(GNTST_OKAY);
+            }
+            if table.pins.is_pinned(a) || table.pins.is_pinned(b) {
+                return Ok(GNTST_EAGAIN);
+            }
+            table.swap(&domain.memory(), a, b);
+            Ok(GNTST_OKAY)
         },
     )
 }
@@ -191,14 +213,13 @@ fn copy(call: &mut Call, arg: u64, count: u64) -> Result<(), Errno> {
     })
 }
 
-/// Copies between two of the guest's own pages; by grant there is nothing to
-/// reach. Both ends are looked up before either is used, as in Xen.
+/// Copies between two pages of the guest's, each named by frame or by a grant
+/// that the guest made out to itself. Both domains are looked up before either
+/// page is used, as in Xen.
 fn copy_status(call: &Call, request: &GnttabCopy) -> i16 {
-    let ends = [
-        (&request.source, request.flags & GNTCOPY_SOURCE_GREF != 0),
-        (&request.dest, request.flags & GNTCOPY_DEST_GREF != 0),
-    ];
-    for (end, by_grant) in ends {
+    let source_by_grant = request.flags & GNTCOPY_SOURCE_GREF != 0;
+    let dest_by_grant = request.flags & GNTCOPY_DEST_GREF != 0;
+    for (end, by_grant) in [(&request.source, source_by_grant), (&request.dest, dest_by_grant)] {
         if end.domid != DOMID_SELF && !by_grant {
             return GNTST_PERMISSION_DENIED;
         }
@@ -206,32 +227,85 @@ fn copy_status(call: &Call, request: &GnttabCopy) -> i16 {
             return GNTST_BAD_DOMAIN;
         }
     }
-    for (end, by_grant) in ends {
-        if by_grant {
-            let reference = u32::try_from(end.u & u64::from(u32::MAX)).unwrap_or(u32::MAX);
-            return grant_status(call, end.domid, reference);
-        }
-        if !call.domain.physmap.is_present(end.u) {
-            return GNTST_BAD_PAGE;
-        }
-    }
+    let source = match Claim::new(call, &request.source, source_by_grant, GrantAccess::Read) {
+        Ok(claim) => claim,
+        Err(status) => return status,
+    };
+    let dest = match Claim::new(call, &request.dest, dest_by_grant, GrantAccess::ReadWrite) {
+        Ok(claim) => claim,
+        Err(status) => return status,
+    };
     let len = usize::from(request.len);
+    let ends = [(&request.source, &source), (&request.dest, &dest)];
     if ends.iter().any(|(end, _)| usize::from(end.offset) + len > PAGE_SIZE) {
         return GNTST_BAD_COPY_ARG;
     }
-    let address = |end: &GnttabCopyPtr| {
-        GuestAddress(end.u.wrapping_mul(PAGE_SIZE as u64) + u64::from(end.offset))
-    };
+    if ends.iter().any(|(end, claim)| !claim.covers(end.offset, len)) {
+        return GNTST_GENERAL_ERROR;
+    }
     let memory = call.domain.memory();
     let mut page = [0; PAGE_SIZE];
     let bytes = &mut page[..len];
     let copied = memory
-        .read_slice(bytes, address(&request.source))
-        .and_then(|()| memory.write_slice(bytes, address(&request.dest)));
+        .read_slice(bytes, source.address(request.source.offset))
+        .and_then(|()| memory.write_slice(bytes, dest.address(request.dest.offset)));
     if copied.is_ok() { GNTST_OKAY } else { GNTST_BAD_PAGE }
 }
 
-/// What comes of using a grant, none of which is made out to this domain.
+/// One page of a copy; a grant is in use for as long as this lives.
+struct Claim<'a> {
+    domain: &'a Domain,
+    part: Part,
+    grant: Option<(u32, GrantAccess)>,
+}
+
+impl<'a> Claim<'a> {
+    /// # Errors
+    /// `GNTST_*`.
+    fn new(
+        call: &Call<'a>,
+        end: &GnttabCopyPtr,
+        by_grant: bool,
+        access: GrantAccess,
+    ) -> Result<Self, i16> {
+        let domain = call.domain;
+        if !by_grant {
+            if !domain.physmap.is_present(end.u) {
+                return Err(GNTST_BAD_PAGE);
+            }
+            let part = Part { gfn: end.u, start: 0, len: WHOLE, sub_page: false };
+            return Ok(Self { domain, part, grant: None });
+        }
+        let reference = u32::try_from(end.u & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        if domid::own(&domain.config, end.domid).is_err() {
+            return Err(grant_status(call, end.domid, reference));
+        }
+        let user = domain.config.domain_id;
+        let part = domain.acquire_grant(user, reference, access, Use::Copy);
+        let part = part.map_err(super::GrantError::status)?;
+        Ok(Self { domain, part, grant: Some((reference, access)) })
+    }
+
+    fn covers(&self, offset: u16, len: usize) -> bool {
+        let [offset, start, granted] = [offset, self.part.start, self.part.len].map(usize::from);
+        offset >= start && offset + len <= start + granted
+    }
+
+    fn address(&self, offset: u16) -> GuestAddress {
+        GuestAddress(self.part.gfn.wrapping_mul(PAGE_SIZE as u64) + u64::from(offset))
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if let Some((reference, access)) = self.grant {
+            self.domain.grants.release(&self.domain.memory(), reference, access);
+        }
+    }
+}
+
+/// What comes of using a grant that is not made out to this domain, or of mapping
+/// one's own, which would want the same memory in two places.
 fn grant_status(call: &Call, dom: u16, reference: u32) -> i16 {
     let entries = match domid::own(&call.domain.config, dom) {
         Ok(()) => call.domain.grants.entries(),

@@ -1,5 +1,8 @@
 //! `grant_table_op` of a domain that has no back ends, in both widths.
 
+mod backend;
+mod version2;
+
 use vm_memory::{Bytes, GuestAddress};
 use xen_abi::errno::Errno;
 use xen_abi::grant_table::*;
@@ -7,6 +10,7 @@ use xen_abi::hypercall::HYPERVISOR_GRANT_TABLE_OP;
 use xen_abi::xen::DOMID_SELF;
 
 use crate::pages::Width;
+use crate::xen::physmap::Special;
 use crate::xen::test_calls::{ARG, NOWHERE, WIDTHS, call, full_domain};
 use crate::xen::test_platform::{RAM_SIZE, get, put};
 use crate::xen::{Domain, Reply};
@@ -15,6 +19,12 @@ const OWN: u16 = 7;
 
 fn ask(domain: &Domain, width: Width, cmd: u32, arg: u64, count: u64) -> Reply {
     call(domain, width, HYPERVISOR_GRANT_TABLE_OP, &[cmd.into(), arg, count])
+}
+
+/// Lets the guest choose its table's version.
+fn put_version(domain: &Domain, version: u32) {
+    put(domain, ARG, &version);
+    assert_eq!(ask(domain, Width::Bits64, GNTTABOP_SET_VERSION, ARG, 1), Ok(0));
 }
 
 #[test]
@@ -108,7 +118,10 @@ fn put_setup(domain: &Domain, width: Width, dom: u16, nr_frames: u32, frame_list
 fn setting_up() {
     for width in WIDTHS {
         let (domain, ..) = full_domain();
-        domain.grants.place(&domain.memory(), 1, GuestAddress(0x2_0000)).unwrap();
+        domain
+            .grants
+            .place(&domain.memory(), Special::GrantFrame(1), GuestAddress(0x2_0000))
+            .unwrap();
         let setup = |dom, nr_frames, frame_list, count| {
             put_setup(&domain, width, dom, nr_frames, frame_list);
             let result = ask(&domain, width, GNTTABOP_SETUP_TABLE, ARG, count);
@@ -143,16 +156,18 @@ fn versions() {
     for width in WIDTHS {
         let (domain, ..) = full_domain();
         let table = [
-            (1, Ok(0)),
-            (2, Err(Errno::ENOSYS)),
-            (0, Err(Errno::EINVAL)),
-            (3, Err(Errno::EINVAL)),
-            (u32::MAX, Err(Errno::EINVAL)),
+            (1, Ok(0), 1),
+            (0, Err(Errno::EINVAL), 1),
+            (2, Ok(0), 2),
+            (2, Ok(0), 2),
+            (3, Err(Errno::EINVAL), 2),
+            (u32::MAX, Err(Errno::EINVAL), 2),
+            (1, Ok(0), 1),
         ];
-        for (version, expected) in table {
+        for (version, expected, left) in table {
             put(&domain, ARG, &version);
             let got = ask(&domain, width, GNTTABOP_SET_VERSION, ARG, 1);
-            assert_eq!((got, get::<u32>(&domain, ARG)), (expected, 1), "version {version}");
+            assert_eq!((got, get::<u32>(&domain, ARG)), (expected, left), "version {version}");
         }
         let table = [
             (DOMID_SELF, Ok(0), 1),
@@ -275,10 +290,29 @@ fn copying() {
         (frame(0x20, 0), end(3, 0, 0), 8, dst, GNTST_GENERAL_ERROR),
         (frame(0x20, 0), end(3, 5, 0), 8, dst, GNTST_BAD_DOMAIN),
         (frame(0x8_0000, 0), end(3, 0, 0), 8, dst, GNTST_BAD_PAGE),
+        // By grants to itself: 8 of the source, 9 read-only, 10 of the target.
+        (end(8, OWN, 0), frame(0x21, 0), 4096, src, GNTST_OKAY),
+        (end(8, DOMID_SELF, 7), end(10, OWN, 0), 9, src | dst, GNTST_OKAY),
+        (end(9, OWN, 0), frame(0x21, 0), 8, src, GNTST_OKAY),
+        (frame(0x20, 0), end(9, OWN, 0), 8, dst, GNTST_GENERAL_ERROR),
+        (frame(0x20, 0), end(10, OWN, 1), 4096, dst, GNTST_BAD_COPY_ARG),
+        (end(11, OWN, 0), frame(0x21, 0), 8, src, GNTST_BAD_PAGE),
+        (end(12, OWN, 0), frame(0x21, 0), 8, src, GNTST_GENERAL_ERROR),
     ];
     for width in WIDTHS {
         let (domain, ..) = full_domain();
         let memory = domain.memory();
+        domain.grants.place(&memory, Special::GrantFrame(0), GuestAddress(0x2_2000)).unwrap();
+        let grants = [
+            (8, 1, OWN, 0x20),
+            (9, 5, OWN, 0x20),
+            (10, 1, OWN, 0x21),
+            (11, 1, OWN, 0x100),
+            (12, 1, 3, 0x20),
+        ];
+        for (reference, flags, domid, frame) in grants {
+            put(&domain, 0x2_2000 + reference * 8, &GrantEntryV1 { flags, domid, frame });
+        }
         for (row, (source, dest, len, flags, status)) in table.into_iter().enumerate() {
             let text: Vec<u8> = (0..4096u32).map(|i| i.to_le_bytes()[0] ^ 0x5a).collect();
             memory.write_slice(&text, GuestAddress(0x2_0000)).unwrap();
@@ -294,6 +328,9 @@ fn copying() {
             let from = usize::from(source.offset).min(4096);
             assert_eq!(copied[..len], text[from..][..len], "row {row}");
             assert!(copied[len..].iter().all(|&byte| byte == 0), "row {row}");
+            for (reference, flags, ..) in grants {
+                assert_eq!(get::<u16>(&domain, 0x2_2000 + reference * 8), flags, "row {row}");
+            }
         }
     }
 }
@@ -303,7 +340,7 @@ fn swapping_entries() {
     for width in WIDTHS {
         let (domain, ..) = full_domain();
         let memory = domain.memory();
-        domain.grants.place(&memory, 0, GuestAddress(0x2_0000)).unwrap();
+        domain.grants.place(&memory, Special::GrantFrame(0), GuestAddress(0x2_0000)).unwrap();
         // Frame 1 is nowhere, but its entries are.
         domain.grants.list(2);
         let swap = |ref_a, ref_b| {
@@ -322,7 +359,7 @@ fn swapping_entries() {
         assert_eq!(entry(9), [0, 0]);
         assert_eq!(swap(9, 1024), GNTST_BAD_GNTREF);
         assert_eq!(swap(u32::MAX, 9), GNTST_BAD_GNTREF);
-        domain.grants.place(&memory, 1, GuestAddress(0x2_1000)).unwrap();
+        domain.grants.place(&memory, Special::GrantFrame(1), GuestAddress(0x2_1000)).unwrap();
         assert_eq!(get::<[u32; 2]>(&domain, 0x2_1000), [1, 0x88]);
     }
 }

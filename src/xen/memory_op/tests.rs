@@ -7,6 +7,7 @@ use zerocopy::IntoBytes;
 
 use super::*;
 use crate::pages::Width;
+use crate::xen::VcpuArea;
 use crate::xen::test_calls::{ARG, NOWHERE, WIDTHS, call, full_domain};
 use crate::xen::test_platform::{HIGH_RAM, RAM_SIZE, domain, get, put};
 
@@ -88,7 +89,6 @@ fn refused_operations() {
             XENMEM_MACHPHYS_COMPAT_MFN_LIST,
             XENMEM_PAGING_OP,
             XENMEM_SHARING_OP,
-            XENMEM_RESERVED_DEVICE_MEMORY_MAP,
             8,
             29,
             63,
@@ -98,7 +98,7 @@ fn refused_operations() {
         }
         // All zero: domain 0 is asked for.
         let of_domain_0 = [
-            (XENMEM_EXCHANGE, Ok(0)), // of nothing
+            (XENMEM_EXCHANGE, Err(Errno::EPERM)),
             (XENMEM_CLAIM_PAGES, Err(Errno::EPERM)),
             (XENMEM_GET_VNUMAINFO, Err(Errno::EPERM)),
             (XENMEM_SET_MEMORY_MAP, Err(Errno::EPERM)),
@@ -169,7 +169,11 @@ fn placing_a_page() {
             (add(DOMID_SELF, grant, 64, 0x25), Err(Errno::EINVAL)),
             (add(DOMID_SELF, grant, 0x8000_0000, 0x25), Err(Errno::EINVAL)),
             (add(DOMID_SELF, grant, 0xffff_ffff, 0x25), Err(Errno::EINVAL)),
-            (add(DOMID_SELF, XENMAPSPACE_GMFN, 0x30, 0x25), Err(Errno::EINVAL)),
+            (add(DOMID_SELF, XENMAPSPACE_GMFN, 0x100, 0x25), Err(Errno::EINVAL)),
+            (add(DOMID_SELF, XENMAPSPACE_GMFN, 0x30, 0x8_0000), Err(Errno::EINVAL)),
+            (add(0, XENMAPSPACE_GMFN, 0x30, 0x25), Err(Errno::EPERM)),
+            (add(9, XENMAPSPACE_GMFN, 0x30, 0x25), Err(Errno::ESRCH)),
+            (add(DOMID_SELF, XENMAPSPACE_GMFN, 0x30, 0x30), Ok(0)),
             (add(DOMID_SELF, XENMAPSPACE_GMFN_FOREIGN, 0, 0x25), Err(Errno::ENOSYS)),
             (add(9, XENMAPSPACE_GMFN_FOREIGN, 0, 0x25), Err(Errno::ENOSYS)),
             (add(DOMID_SELF, XENMAPSPACE_DEV_MMIO, 0, 0x25), Err(Errno::EACCES)),
@@ -201,10 +205,26 @@ fn ranges() {
             ..add(DOMID_SELF, XENMAPSPACE_GMFN_RANGE, idx, gpfn)
         };
         let cmd = XENMEM_ADD_TO_PHYSMAP;
+        put(&domain, 0x30_ff8, &0x3030_u64);
+        put(&domain, 0x31_000, &0x3131_u64);
         put_add(&domain, width, range(2, 0x30, 0x40));
-        assert_eq!(ask(&domain, width, cmd, ARG), Err(Errno::EINVAL));
         assert_eq!(ask(&domain, width, cmd | 2 << 6, ARG), Ok(0));
         assert_eq!(ask(&domain, width, cmd | 3 << 6, ARG), Err(Errno::EILSEQ));
+        assert_eq!(ask(&domain, width, cmd, ARG), Ok(0));
+        assert_eq!(get::<[u64; 2]>(&domain, 0x40_ff8), [0x3030, 0x3131]);
+        assert_eq!(domain.physmap.pages(), PAGES - 2);
+        assert_eq!(
+            [0x30, 0x31, 0x40].map(|gfn| domain.physmap.is_present(gfn)),
+            [false, false, true]
+        );
+        // Both are gone from there; and what is done before an error stays done.
+        assert_eq!(ask(&domain, width, cmd, ARG), Err(Errno::EINVAL));
+        put_add(&domain, width, range(3, 0x40, 0x30));
+        assert_eq!(ask(&domain, width, cmd | 1 << 6, ARG), Ok(0));
+        assert_eq!(get::<u64>(&domain, 0x31_000), 0x3131);
+        put_add(&domain, width, range(2, 0xff, 0x50));
+        assert_eq!(ask(&domain, width, cmd, ARG), Err(Errno::EINVAL), "0x100 is not RAM");
+        assert!(!domain.physmap.is_present(0xff));
     }
     let (domain, ..) = full_domain();
     let range =
@@ -345,17 +365,67 @@ fn removing() {
 }
 
 #[test]
-fn nothing_comes_to_lie_under_shared_info() {
-    let (domain, ..) = full_domain();
+fn shared_info_taken_out_drops_its_frame() {
+    let (domain, platform, _) = full_domain();
     let width = Width::Bits64;
-    let place = |gpfn| {
-        put_add(&domain, width, add(DOMID_SELF, XENMAPSPACE_SHARED_INFO, 0, gpfn));
+    let place = |space, idx, gpfn| {
+        put_add(&domain, width, add(DOMID_SELF, space, idx, gpfn));
         assert_eq!(ask(&domain, width, XENMEM_ADD_TO_PHYSMAP, ARG), Ok(0));
     };
-    place(0x20);
-    put(&domain, ARG, &RemoveFromPhysmap { domid: DOMID_SELF, gpfn: 0x20, ..Default::default() });
-    assert_eq!(ask(&domain, width, XENMEM_REMOVE_FROM_PHYSMAP, ARG), Ok(0));
-    assert_eq!(domain.physmap.populate(0x20), Err(Errno::ENOMEM));
-    place(0x21);
-    assert_eq!(domain.physmap.populate(0x20), Ok(()));
+    let remove = || {
+        let request = RemoveFromPhysmap { domid: DOMID_SELF, gpfn: 0x20, ..Default::default() };
+        put(&domain, ARG, &request);
+        ask(&domain, width, XENMEM_REMOVE_FROM_PHYSMAP, ARG)
+    };
+    place(XENMAPSPACE_SHARED_INFO, 0, 0x20);
+    domain.set_pending(9, 0);
+    let _ = platform.take();
+    assert_eq!(remove(), Ok(0));
+    assert_eq!(remove(), Err(Errno::ENOENT));
+    let asked = platform.take();
+    assert_eq!(asked.released, [(0x20, 1)]);
+    assert_eq!(asked.areas, [0, 1].map(|vcpu| (vcpu, VcpuArea::VcpuInfo, None)));
+    assert_eq!(domain.shared_info_address(), None);
+    assert_eq!(domain.time_page_address(0), None);
+    assert_eq!(domain.physmap.populate(0x20), Ok(()), "an ordinary frame again");
+    // Nothing of Xen's is written there any more; the guest's own may be.
+    put(&domain, 0x20_000, &[0xee_u8; 4096]);
+    domain.set_pending(10, 1);
+    domain.refresh_wallclock();
+    domain.publish_clock_pages(0);
+    assert_eq!(get::<[u8; 4096]>(&domain, 0x20_000), [0xee; 4096]);
+    // Events of before and of between are there when it is mapped again.
+    place(XENMAPSPACE_SHARED_INFO, 0, 0x21);
+    let page: xen_abi::arch_x86::SharedInfo = get(&domain, 0x21_000);
+    assert_eq!(page.evtchn_pending[0], 1 << 9 | 1 << 10);
+    assert_ne!(page.vcpu_info[1].time.tsc_to_system_mul, 0);
+    assert_ne!(page.wc_sec, 0);
+    // Covered by a grant frame it lets go, too, and before it is overwritten.
+    place(XENMAPSPACE_GRANT_TABLE, 0, 0x21);
+    assert_eq!(domain.shared_info_address(), None);
+    domain.set_pending(11, 0);
+    assert_eq!(get::<[u32; 4]>(&domain, 0x21_000), [1, 4, 0, 0], "grants, untouched");
+    place(XENMAPSPACE_SHARED_INFO, 0, 0x22);
+    let page: xen_abi::arch_x86::SharedInfo = get(&domain, 0x22_000);
+    assert_eq!(page.evtchn_pending[0], 0b111 << 9);
+}
+
+#[test]
+fn frames_that_are_left_go_back_to_the_host() {
+    let (domain, platform, _) = full_domain();
+    let place = |space, idx, gpfn| {
+        put_add(&domain, Width::Bits64, add(DOMID_SELF, space, idx, gpfn));
+        assert_eq!(ask(&domain, Width::Bits64, XENMEM_ADD_TO_PHYSMAP, ARG), Ok(0));
+        platform.take().released
+    };
+    assert_eq!(place(XENMAPSPACE_SHARED_INFO, 0, 0x20), []);
+    assert_eq!(place(XENMAPSPACE_SHARED_INFO, 0, 0x20), [], "where it is");
+    assert_eq!(place(XENMAPSPACE_SHARED_INFO, 0, 0x21), [(0x20, 1)]);
+    assert_eq!(place(XENMAPSPACE_GRANT_TABLE, 0, 0x22), []);
+    assert_eq!(place(XENMAPSPACE_GRANT_TABLE, 0, 0x23), [(0x22, 1)]);
+    assert_eq!(place(XENMAPSPACE_GMFN, 0x30, 0x31), [(0x30, 1)]);
+    // A page of Xen's moves by its frame, too, and keeps being what it is.
+    assert_eq!(place(XENMAPSPACE_GMFN, 0x23, 0x24), [(0x23, 1)]);
+    assert_eq!(get::<[u32; 2]>(&domain, 0x24_000), [1, 4]);
+    assert_eq!(domain.physmap.special(0x24), Some(Special::GrantFrame(0)));
 }

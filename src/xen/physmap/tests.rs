@@ -46,7 +46,7 @@ fn pages_outside_ram_count_against_the_limit() {
     assert_eq!((physmap.pages(), physmap.highest_gfn()), (12, 100));
     assert_eq!(physmap.populate(2), Err(Errno::ENOMEM));
     // A page of Xen's over it frees it.
-    assert_eq!(physmap.place(100, Special::GrantFrame(0)), None);
+    assert_eq!(physmap.place(100, Special::GrantFrame(0)), Displaced::default());
     assert_eq!((physmap.pages(), physmap.highest_gfn()), (11, 100));
     assert_eq!(physmap.remove(100), Ok(Some(Special::GrantFrame(0))));
     assert_eq!(physmap.remove(100), Err(Errno::ENOENT));
@@ -58,6 +58,8 @@ enum Step {
     Remove(u64),
     Populate(u64),
     Place(u64, u32),
+    Move(u64, u64),
+    Unplaced(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -65,7 +67,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         gfn.clone().prop_map(Step::Remove),
         gfn.clone().prop_map(Step::Populate),
-        (gfn, 0u32..3).prop_map(|(gfn, page)| Step::Place(gfn, page)),
+        (gfn.clone(), 0u32..3).prop_map(|(gfn, page)| Step::Place(gfn, page)),
+        (gfn.clone(), gfn).prop_map(|(from, to)| Step::Move(from, to)),
+        (0u64..3).prop_map(Step::Unplaced),
     ]
 }
 
@@ -75,6 +79,7 @@ proptest! {
         let physmap = physmap();
         let mut held: BTreeSet<u64> = (2..10).chain(20..24).collect();
         let mut special = BTreeMap::new();
+        let mut unplaced = 0;
         for step in steps {
             match step {
                 Step::Remove(gfn) => {
@@ -86,18 +91,38 @@ proptest! {
                     prop_assert_eq!(physmap.remove(gfn), expected);
                 }
                 Step::Populate(gfn) => {
-                    let free = held.len() < 12 && !special.contains_key(&gfn);
+                    let free = held.len() as u64 + unplaced < 12 && !special.contains_key(&gfn);
                     let expected = if free && held.insert(gfn) { Ok(()) } else { Err(Errno::ENOMEM) };
                     prop_assert_eq!(physmap.populate(gfn), expected);
                 }
                 Step::Place(gfn, page) => {
+                    let left = special.iter().find(|(_, other)| **other == page);
+                    let left = left.map(|(from, _)| *from).filter(|from| *from != gfn);
                     special.retain(|_, other| *other != page);
                     held.remove(&gfn);
-                    let expected = special.insert(gfn, page).map(Special::GrantFrame);
+                    let covered = special.insert(gfn, page).map(Special::GrantFrame);
+                    let covered = covered.filter(|_| physmap.special(gfn) != Some(Special::GrantFrame(page)));
+                    let expected = Displaced { covered, left };
                     prop_assert_eq!(physmap.place(gfn, Special::GrantFrame(page)), expected);
                 }
+                Step::Move(from, to) if from == to => {}
+                Step::Move(from, to) => {
+                    let expected = if held.remove(&from) {
+                        held.insert(to);
+                        Ok(special.remove(&to).map(Special::GrantFrame))
+                    } else {
+                        Err(Errno::EINVAL)
+                    };
+                    prop_assert_eq!(physmap.move_page(from, to), expected);
+                }
+                Step::Unplaced(pages) => {
+                    let fits = held.len() as u64 + unplaced + pages <= 12;
+                    let expected = if fits { Ok(()) } else { Err(Errno::ENOMEM) };
+                    prop_assert_eq!(physmap.add_unplaced(pages), expected);
+                    unplaced += if fits { pages } else { 0 };
+                }
             }
-            prop_assert_eq!(physmap.pages(), held.len() as u64);
+            prop_assert_eq!(physmap.pages(), held.len() as u64 + unplaced);
             for gfn in 0..26 {
                 let present = held.contains(&gfn) || special.contains_key(&gfn);
                 prop_assert_eq!(physmap.is_present(gfn), present, "{}", gfn);

@@ -161,7 +161,6 @@ fn bad_reservations_change_nothing() {
             put_reservation(&domain, width, 2, &frames(&[]));
             assert_eq!(ask(&domain, width, cmd | 5 << 6, ARG), Ok(5));
         }
-        assert_eq!(adjust(&domain, width, XENMEM_INCREASE_RESERVATION, &frames(&[32])), 0);
         let on_demand = Request { flags: XENMEMF_POPULATE_ON_DEMAND, ..frames(&[32]) };
         assert_eq!(adjust(&domain, width, DECREASE, &frames(&[32])), 1);
         assert_eq!(adjust(&domain, width, POPULATE, &on_demand), 0);
@@ -169,6 +168,40 @@ fn bad_reservations_change_nothing() {
         assert_eq!(adjust(&domain, width, POPULATE, &below_4_gib), 1);
         assert_eq!(domain.physmap.pages(), PAGES);
     }
+}
+
+#[test]
+fn pages_without_a_frame_count() {
+    for width in WIDTHS {
+        let (domain, ..) = full_domain();
+        let increase = |order| {
+            let request = Request { order, ..frames(&[0, 0, 0]) };
+            adjust(&domain, width, XENMEM_INCREASE_RESERVATION, &request)
+        };
+        assert_eq!(increase(0), 0, "at the limit");
+        assert_eq!(adjust(&domain, width, DECREASE, &frames(&[32, 33, 34, 35, 36])), 5);
+        assert_eq!(increase(1), 2);
+        assert_eq!(domain.physmap.pages(), PAGES - 1);
+        assert_eq!(adjust(&domain, width, POPULATE, &frames(&[32, 33])), 1);
+    }
+}
+
+#[test]
+fn memory_given_back_goes_to_the_host_in_runs() {
+    let (domain, platform, _) = full_domain();
+    let width = Width::Bits64;
+    let released = |request| {
+        let _ = adjust(&domain, width, DECREASE, &request);
+        platform.take().released
+    };
+    let list = [32, 33, 34, 50, 49, 48, 60, 0x1000];
+    assert_eq!(released(frames(&list)), [(32, 3), (48, 3), (60, 1), (0x1000, 1)]);
+    assert_eq!(released(frames(&[40, 32, 41])), [(40, 1)], "the list ends at a hole");
+    assert_eq!(released(Request { order: 2, ..frames(&[68, 72]) }), [(68, 8)]);
+    // What was done of an extent before its hole is gone, as with Xen.
+    assert_eq!(released(Request { order: 2, ..frames(&[58]) }), [(58, 2)]);
+    assert_eq!(adjust(&domain, width, POPULATE, &frames(&[32])), 1);
+    assert_eq!(platform.take().released, []);
 }
 
 #[test]
