@@ -86,7 +86,7 @@ pub fn take(mine: fn(usize) -> u64, handle: fn(u32)) -> u32 {
             let port = word * BITS + ready.trailing_zeros() as usize;
             ready &= ready - 1;
             taken += 1;
-            handle(port as u32);
+            handle(u32::try_from(port).unwrap_or(0));
         }
     }
     taken

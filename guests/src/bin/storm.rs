@@ -91,7 +91,7 @@ fn main(machine: &Machine) -> Exit {
     FIFO.store(abi == "fifo", Ordering::Relaxed);
     BY_GSI.store(upcall == "gsi", Ordering::Relaxed);
     let sends = machine.number("sends", 2000).min(100_000_000);
-    SENDS.store(sends as u32, Ordering::Relaxed);
+    SENDS.store(u32::try_from(sends).unwrap_or(u32::MAX), Ordering::Relaxed);
     checks::equal("map shared_info", shared::map_shared_info(), 0);
     smp::start(machine);
     smp::run_on_all(work);
@@ -154,7 +154,7 @@ fn connect(cpus: usize) {
     let receivers = if BY_GSI.load(Ordering::Relaxed) { 1 } else { cpus };
     for to in 0..receivers {
         for from in (0..cpus).filter(|&from| from != to || cpus == 1) {
-            match bind_ipi(to as u32) {
+            match bind_ipi(shared::vcpu_id_of(to)) {
                 Ok(port) => add_link(from, to, port, port),
                 Err(errno) => checks::holds("bind_ipi", false, errno),
             }
@@ -170,7 +170,7 @@ fn connect(cpus: usize) {
     };
     checks::equal("bind_interdomain", operation(EVTCHNOP_BIND_INTERDOMAIN, &mut bind), 0);
     let other = receivers.min(2) - 1;
-    let mut vcpu = EvtchnBindVcpu { port: alloc.port, vcpu: other as u32 };
+    let mut vcpu = EvtchnBindVcpu { port: alloc.port, vcpu: shared::vcpu_id_of(other) };
     checks::equal("bind_vcpu", operation(EVTCHNOP_BIND_VCPU, &mut vcpu), 0);
     let sender = cpus.min(2) - 1;
     add_link(0, other, bind.local_port, alloc.port);

@@ -11,6 +11,9 @@ use xen_abi::event_channel::{EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PRIORITY_DEFAU
 /// exist, and every operation on it answers `EINVAL`.
 const BUCKET: u32 = 64;
 
+/// `EVTCHN_FIFO_PRIORITY_DEFAULT`.
+const DEFAULT_PRIORITY: u8 = EVTCHN_FIFO_PRIORITY_DEFAULT.to_le_bytes()[0];
+
 /// What a port is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -43,7 +46,7 @@ impl Channel {
 
     /// A port as it is bound: at the default priority.
     pub(super) const fn new(vcpu: u32, state: State) -> Self {
-        Self { vcpu, priority: EVTCHN_FIFO_PRIORITY_DEFAULT as u8, state }
+        Self { vcpu, priority: DEFAULT_PRIORITY, state }
     }
 
     /// Kind in bits 7..0, vCPU in 23..8 (at most 127), priority in 31..24, the

@@ -115,7 +115,7 @@ fn ports_are_handed_out_from_the_lowest() {
         assert_eq!(bind_ipi(&domain, 1), Ok(port));
         // Ports are made 64 at a time; others are not even closed.
         let made = port / 64 * 64 + 64;
-        assert_eq!(status(&domain, OWN, made - 1).is_ok(), true, "{port}");
+        assert!(status(&domain, OWN, made - 1).is_ok(), "{port}");
         assert_eq!(status(&domain, OWN, made), Err(Errno::EINVAL), "{port}");
     }
     assert_eq!(bind_ipi(&domain, 1), Err(Errno::ENOSPC));

@@ -17,7 +17,7 @@ use super::{ARRAY_PAGES, Fifo, NONE, WORDS_PER_PAGE};
 
 const PAGE_SIZE: usize = 4096;
 /// The last offset at which a control block does not cross its page.
-const LAST_OFFSET: u32 = (PAGE_SIZE - size_of::<EvtchnFifoControlBlock>()) as u32;
+const LAST_OFFSET: usize = PAGE_SIZE - size_of::<EvtchnFifoControlBlock>();
 
 /// `EVTCHNOP_init_control`: the control block of a vCPU. The first one switches
 /// the domain to the FIFO ABI.
@@ -31,7 +31,8 @@ pub(in super::super) fn init_control(
 ) -> Result<(), Errno> {
     args.link_bits = u8::try_from(EVTCHN_FIFO_LINK_BITS).unwrap_or(u8::MAX);
     domain.vcpu(args.vcpu).ok_or(Errno::ENOENT)?;
-    if args.offset > LAST_OFFSET || !args.offset.is_multiple_of(8) {
+    let offset = usize::try_from(args.offset).map_err(|_| Errno::EINVAL)?;
+    if offset > LAST_OFFSET || !offset.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
     let _change = lock(&domain.events.change);

@@ -127,7 +127,6 @@ impl Fifo {
 
     /// Locks queue `number`, and the one that the port was on last if that is
     /// another; `None` if the port keeps moving.
-    #[expect(clippy::type_complexity, reason = "two guards, of which one may be missing")]
     fn lock_queues(
         &self,
         state: &PortState,
