@@ -33,17 +33,39 @@ static ARRIVED_TSC: [AtomicU64; COUNTED_PORTS] = [const { AtomicU64::new(0) }; C
 /// Asks for upcalls of a vCPU by `vector` and counts the events they bring.
 /// Returns Xen's answer.
 pub fn set_upcall_vector(vcpu: u32, vector: u8) -> i64 {
+    upcall_by(vcpu, vector, upcall)
+}
+
+/// Asks for upcalls of a vCPU by `vector`, for `handler` to take the events.
+/// Returns Xen's answer.
+pub fn upcall_by(vcpu: u32, vector: u8, handler: fn()) -> i64 {
     if vector >= 32 {
-        set_handler(vector, upcall);
+        set_handler(vector, handler);
     }
     let mut request = HvmEvtchnUpcallVector { vcpu, vector, _pad: [0; 3] };
     hypercall::call(HYPERVISOR_HVM_OP, HVMOP_SET_EVTCHN_UPCALL_VECTOR, &mut request)
 }
 
+/// Counts this CPU's pending events.
+fn upcall() {
+    take(
+        |_| u64::MAX,
+        |port| {
+            let port = port as usize;
+            if let (Some(count), Some(tsc)) = (COUNTS.get(port), ARRIVED_TSC.get(port)) {
+                tsc.store(guest_tsc(), Ordering::Relaxed);
+                count.fetch_add(1, Ordering::Release);
+            }
+        },
+    );
+}
+
 /// Takes this CPU's pending events: clear the upcall flag first, then the
 /// selector, then the bits, so that an event that comes meanwhile raises a new
-/// upcall and none is lost.
-fn upcall() {
+/// upcall and none is lost. `mine` says which ports of a word of 64 are this
+/// CPU's; `handle` gets each after it was cleared. Returns how many there were.
+pub fn take(mine: fn(usize) -> u64, handle: fn(u32)) -> u32 {
+    let mut taken = 0;
     let info = shared::vcpu_info(cpu_index()).cast::<u8>();
     let flag = info.wrapping_add(offset_of!(VcpuInfo, evtchn_upcall_pending));
     let selector = info.wrapping_add(offset_of!(VcpuInfo, evtchn_pending_sel)).cast::<u64>();
@@ -56,19 +78,18 @@ fn upcall() {
     while words != 0 {
         let word = words.trailing_zeros() as usize;
         words &= words - 1;
-        let ready =
-            pending_word(word).load(Ordering::Acquire) & !mask_word(word).load(Ordering::Acquire);
+        let unmasked = !mask_word(word).load(Ordering::Acquire);
+        let ready = pending_word(word).load(Ordering::Acquire) & unmasked & mine(word);
         pending_word(word).fetch_and(!ready, Ordering::AcqRel);
         let mut ready = ready;
         while ready != 0 {
             let port = word * BITS + ready.trailing_zeros() as usize;
             ready &= ready - 1;
-            if let (Some(count), Some(tsc)) = (COUNTS.get(port), ARRIVED_TSC.get(port)) {
-                tsc.store(guest_tsc(), Ordering::Relaxed);
-                count.fetch_add(1, Ordering::Release);
-            }
+            taken += 1;
+            handle(u32::try_from(port).unwrap_or(0));
         }
     }
+    taken
 }
 
 /// Events of a port that upcalls brought so far.

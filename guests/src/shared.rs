@@ -62,6 +62,12 @@ pub fn vcpu_id(cpu: usize) -> u32 {
     }
 }
 
+/// Xen's number of a CPU by its place in the MADT, for calls about others.
+#[must_use]
+pub fn vcpu_id_of(cpu: usize) -> u32 {
+    u32::try_from(cpu).unwrap_or(u32::MAX)
+}
+
 /// Registers the `vcpu_info` of the CPU that runs this. Returns Xen's answer.
 pub fn register_vcpu_info(cpu: usize) -> i64 {
     let mut register = VcpuRegisterVcpuInfo {

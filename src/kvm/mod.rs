@@ -4,6 +4,7 @@
 
 pub mod ioctls;
 
+mod callback_gsi;
 mod clock;
 mod cpuid;
 mod guarded;

@@ -11,6 +11,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::GuestAddress;
 use xen_abi::errno::Errno;
 
+use super::callback_gsi::CallbackGsi;
 use super::guarded::Guarded;
 use super::timers::Timers;
 use super::{ClockMode, KvmClock, VcpuKicker};
@@ -37,6 +38,7 @@ pub struct KvmPlatform {
     timers: Arc<Timers>,
     timer_thread: Mutex<Option<JoinHandle<()>>>,
     guarded: Guarded,
+    callback_gsi: CallbackGsi,
     /// For each vCPU the vector that its local APIC did not take, or 0.
     untaken: Vec<AtomicU8>,
     console: ConsoleSink,
@@ -58,6 +60,7 @@ impl KvmPlatform {
         let count = usize::try_from(vcpus).unwrap_or(usize::MAX);
         Self {
             guarded: Guarded::new(mode, Arc::clone(&clock), count),
+            callback_gsi: CallbackGsi::new(Arc::clone(&vm)),
             vm,
             clock,
             kickers: (0..vcpus).map(|_| VcpuKicker::default()).collect(),
@@ -70,12 +73,13 @@ impl KvmPlatform {
         }
     }
 
-    /// Starts the timer service for `domain`.
+    /// Starts the services of `domain`: timers, and the callback GSI's.
     ///
     /// # Errors
     /// Where no thread can be made.
     pub fn start(&self, domain: &Arc<Domain>) -> std::io::Result<()> {
         let domain: Weak<Domain> = Arc::downgrade(domain);
+        self.callback_gsi.follow(Weak::clone(&domain));
         let thread = self.timers.spawn(Arc::clone(&self.clock), move |vcpu| {
             if let Some(domain) = domain.upgrade() {
                 domain.timer_expired(vcpu);
@@ -85,8 +89,9 @@ impl KvmPlatform {
         Ok(())
     }
 
-    /// Stops the timer service and waits for its thread.
+    /// Stops the services and waits for the timers' thread.
     pub fn stop(&self) {
+        self.callback_gsi.stop();
         self.timers.stop();
         let thread = self.timer_thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
@@ -162,9 +167,7 @@ impl Platform for KvmPlatform {
     }
 
     fn set_gsi(&self, gsi: u32, asserted: bool) {
-        if let Err(error) = self.vm.set_irq_line(gsi, asserted) {
-            tracing::debug!(gsi, asserted, %error, "an interrupt line could not be set");
-        }
+        self.callback_gsi.set(gsi, asserted);
     }
 
     fn wake(&self, vcpu: u32) {
@@ -203,6 +206,7 @@ impl Platform for KvmPlatform {
     }
 
     fn callback_via(&self, via: CallbackVia) -> Result<(), Errno> {
+        self.callback_gsi.choose(via);
         match via {
             CallbackVia::Vector(vector) => {
                 let moved = self.guarded.callback_vector(&self.vm, vector)?;

@@ -66,7 +66,10 @@ pub trait Platform: Send + Sync {
     /// `evtchn_upcall_pending` of its `vcpu_info` is already set.
     fn raise_callback(&self, vcpu: u32, vector: u8);
 
-    /// Sets the level of a global system interrupt.
+    /// Sets the level of a global system interrupt. Where the machine can, it
+    /// takes the level down itself at the guest's end of interrupt, before it
+    /// raises another, and calls `Domain::callback_gsi_ended`, from a thread
+    /// that holds nothing.
     fn set_gsi(&self, gsi: u32, asserted: bool);
 
     /// Wakes `vcpu` out of [`Outcome::Wait`](super::Outcome::Wait), if it waits.

@@ -115,3 +115,30 @@ fn a_way_that_the_machine_refuses_changes_nothing() {
     domain.set_pending(1, 0);
     assert_eq!(platform.take().callbacks, [(0, 0xf3)]);
 }
+
+/// The guest ends the interrupt, and the machine lets go of the line: up again
+/// if there is something new, and only then.
+#[test]
+fn the_gsi_after_the_end_of_its_interrupt() {
+    let (domain, platform, _) = domain(1);
+    shared_info::place(&domain, 0, PAGE >> 12, Width::Bits64).unwrap();
+    set_callback_via(&domain, 9).unwrap();
+    domain.set_pending(1, 0);
+    assert_eq!(platform.take().gsis, [(9, true)]);
+    take(&domain, 0);
+    domain.callback_gsi_ended();
+    assert_eq!(platform.take().gsis, [], "it is down already");
+    domain.before_entry(0);
+    assert_eq!(platform.take().gsis, []);
+    domain.set_pending(1, 0);
+    take(&domain, 0);
+    // Between the guest's look at its events and the end of the interrupt.
+    domain.set_pending(2, 0);
+    assert_eq!(platform.take().gsis, [(9, true)], "still up for the first");
+    domain.callback_gsi_ended();
+    assert_eq!(platform.take().gsis, [(9, true)]);
+    set_callback_via(&domain, 0).unwrap();
+    platform.take();
+    domain.callback_gsi_ended();
+    assert_eq!(platform.take().gsis, [], "there is no such line any more");
+}
