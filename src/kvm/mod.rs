@@ -4,6 +4,7 @@
 
 pub mod ioctls;
 
+mod callback;
 mod clock;
 mod cpuid;
 mod guarded;
@@ -24,6 +25,8 @@ pub use hypercall::{
 };
 pub use kick::VcpuKicker;
 pub use page_walk::Paging;
-pub use platform::{ConsoleSink, KvmPlatform, PageBacker};
-pub use probe::{Capabilities, ClockMode, HypercallMode, KVM_DEVICE, ProbeError};
+pub use platform::{ConsoleSink, EntryError, KvmPlatform, PageBacker};
+pub use probe::{
+    CallbackDelivery, Capabilities, ClockMode, HypercallMode, KVM_DEVICE, KvmFeature, ProbeError,
+};
 pub use vm::{HYPERCALL_MSR, XenVm, XenVmConfig, XenVmError, add_memory};
