@@ -59,6 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         vm,
         Arc::clone(&clock),
         config.vcpus,
+        caps,
         ClockMode::Owned,
         Box::new(|bytes| print!("{}", String::from_utf8_lossy(bytes))),
         Box::new(|_| Err(Errno::EINVAL)),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::kvm::{ClockMode, KVM_DEVICE};
+use crate::kvm::{ClockMode, KVM_DEVICE, KvmFeature};
 
 /// Run unmodified Xen guests on KVM, with an exact clock
 #[derive(Debug, Parser)]
@@ -44,22 +44,33 @@ pub struct MachineArgs {
     /// us until the guest needs KVM to (auto)
     #[arg(long, value_enum, default_value_t = ClockArg::Auto)]
     pub clock: ClockArg,
-    /// How hypercalls arrive: intercepted by KVM, or through a page of port I/O
+    /// How hypercalls arrive: intercepted by KVM, or by port I/O from a kernel that
+    /// is rewritten in memory
     #[arg(long, value_enum, default_value_t = HypercallsArg::Auto)]
     pub hypercalls: HypercallsArg,
-    /// KVM's device
-    #[arg(long, default_value = KVM_DEVICE, value_name = "FILE")]
-    pub kvm_device: PathBuf,
+    #[command(flatten)]
+    pub kvm: KvmArgs,
     /// The Xen version that the guest sees
     #[arg(long, default_value = "4.17", value_name = "MAJOR.MINOR")]
     pub xen_version: String,
 }
 
-#[derive(Args, Debug)]
-pub struct ProbeArgs {
+/// Which KVM, and how much of it.
+#[derive(Args, Clone, Debug)]
+pub struct KvmArgs {
     /// KVM's device
     #[arg(long, default_value = KVM_DEVICE, value_name = "FILE")]
     pub kvm_device: PathBuf,
+    /// Do as on a host whose KVM lacks Xen support (CONFIG_KVM_XEN), or Hyper-V's
+    /// synthetic interrupts (CONFIG_KVM_HYPERV)
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FEATURE,…")]
+    pub without: Vec<FeatureArg>,
+}
+
+#[derive(Args, Debug)]
+pub struct ProbeArgs {
+    #[command(flatten)]
+    pub kvm: KvmArgs,
 }
 
 #[derive(Args, Debug)]
@@ -123,6 +134,21 @@ pub enum HypercallsArg {
     Auto,
     KvmXen,
     PortIo,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FeatureArg {
+    KvmXen,
+    Synic,
+}
+
+impl From<FeatureArg> for KvmFeature {
+    fn from(arg: FeatureArg) -> Self {
+        match arg {
+            FeatureArg::KvmXen => Self::Xen,
+            FeatureArg::Synic => Self::Synic,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

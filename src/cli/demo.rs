@@ -101,6 +101,9 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode, CliError> {
     table.check("end", &report.exit, report.exit == ExitReason::Poweroff);
     table.tell("Xen version", format!("{}.{}", config.xen_version.0, config.xen_version.1));
     table.tell("hypercalls", report.hypercalls);
+    if report.rewritten_sites > 0 {
+        table.tell("hypercalls rewritten in memory", report.rewritten_sites);
+    }
     table.tell("clock pages", if report.guarded.active { "guarded (KVM's)" } else { "owned" });
     if linux {
         linux_rows(&mut table, &report, &heard)
@@ -112,7 +115,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode, CliError> {
     if table.holds() {
         return Ok(ExitCode::SUCCESS);
     }
-    if let ExitReason::Crash(_) = report.exit {
+    if let ExitReason::Crash(_) | ExitReason::Failed(_) = report.exit {
         super::complain(&report.exit);
         return Ok(ExitCode::from(report.exit.status()));
     }

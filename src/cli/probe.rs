@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::args::ProbeArgs;
 use super::run::CliError;
 use super::table::Table;
-use crate::kvm::{Capabilities, HypercallMode, ProbeError};
+use crate::kvm::{CallbackDelivery, Capabilities, ClockMode, HypercallMode, ProbeError};
 use crate::xen::MAX_VCPUS;
 
 fn verdict(result: Result<(), ProbeError>) -> String {
@@ -16,10 +16,53 @@ fn verdict(result: Result<(), ProbeError>) -> String {
     }
 }
 
+fn hypercalls_auto(caps: &Capabilities) -> String {
+    match caps.pick_hypercalls() {
+        Ok(HypercallMode::KvmXen) => "takes kvm-xen".to_owned(),
+        Ok(HypercallMode::PortIo) => "takes port-io: KVM intercepts no Xen hypercalls; the \
+            kernel's VMCALLs are rewritten in memory, those of modules are out of reach"
+            .to_owned(),
+        Err(error) => format!("no: {error}"),
+    }
+}
+
+fn clock_owned(caps: &Capabilities) -> String {
+    match caps.callback_delivery(ClockMode::Owned) {
+        Ok(_) => "works".to_owned(),
+        Err(ProbeError::Unsupported { reason, .. }) => {
+            format!("works, but not with the VM-wide callback vector (Linux 5.10): {reason}")
+        }
+        Err(error) => format!("no: {error}"),
+    }
+}
+
+fn clock_auto(caps: &Capabilities) -> &'static str {
+    match caps.callback_delivery(ClockMode::Auto) {
+        Ok(CallbackDelivery::Owned) => "takes owned",
+        Ok(CallbackDelivery::Guarded) => {
+            "takes owned, and guarded for a guest that asks for the VM-wide callback vector"
+        }
+        Err(_) => "takes owned; a guest that asks for the VM-wide callback vector is ended",
+    }
+}
+
+fn linux(caps: &Capabilities) -> String {
+    match (caps.pick_hypercalls(), caps.callback_delivery(ClockMode::Auto)) {
+        (Ok(HypercallMode::KvmXen), Ok(_)) => "works".to_owned(),
+        (Ok(HypercallMode::PortIo), Ok(_)) => "works, by port I/O".to_owned(),
+        (Ok(_), Err(_)) => "Linux 6.1 and later, where KVM executes all instructions of a \
+            kernel (a software KVM may not); bare-metal guests work"
+            .to_owned(),
+        (Err(error), _) => format!("no: {error}"),
+    }
+}
+
 pub fn probe(args: &ProbeArgs) -> Result<ExitCode, CliError> {
-    let (_, caps) = Capabilities::probe(&args.kvm_device)?;
+    let (_, caps) = Capabilities::probe(&args.kvm.kvm_device)?;
+    let caps = args.kvm.without.iter().copied().map(Into::into).fold(caps, Capabilities::without);
     let mut table = Table::default();
     table.tell("KVM_CAP_XEN_HVM", format!("{:#x}", caps.xen));
+    table.tell("KVM_CAP_HYPERV_SYNIC2", if caps.synic { "yes" } else { "no" });
     table.tell("TSC scaling", if caps.tsc_scaling { "yes" } else { "no" });
     table.tell(
         "vCPUs",
@@ -31,25 +74,11 @@ pub fn probe(args: &ProbeArgs) -> Result<ExitCode, CliError> {
     );
     table.tell("--hypercalls kvm-xen", verdict(caps.check_hypercalls(HypercallMode::KvmXen)));
     table.tell("--hypercalls port-io", verdict(caps.check_hypercalls(HypercallMode::PortIo)));
-    table.tell(
-        "--hypercalls auto",
-        match caps.pick_hypercalls() {
-            Ok(mode) => format!("takes {mode}"),
-            Err(error) => format!("no: {error}"),
-        },
-    );
-    table.tell("--clock owned", "works");
+    table.tell("--hypercalls auto", hypercalls_auto(&caps));
+    table.tell("--clock owned", clock_owned(&caps));
     table.tell("--clock guarded", verdict(caps.check_guarded()));
-    table.tell(
-        "unmodified Linux",
-        match caps.check_hypercalls(HypercallMode::KvmXen) {
-            Ok(()) => "works",
-            Err(_) => {
-                "no: Linux 6.0 and later make hypercalls by VMCALL, which only \
-                       CONFIG_KVM_XEN intercepts; bare-metal guests work"
-            }
-        },
-    );
+    table.tell("--clock auto", clock_auto(&caps));
+    table.tell("unmodified Linux", linux(&caps));
     super::say(&table);
     Ok(ExitCode::SUCCESS)
 }

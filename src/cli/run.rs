@@ -66,7 +66,8 @@ pub fn machine_config(args: &MachineArgs, kernel: Kernel) -> Result<MachineConfi
             HypercallsArg::KvmXen => Some(HypercallMode::KvmXen),
             HypercallsArg::PortIo => Some(HypercallMode::PortIo),
         },
-        kvm_device: args.kvm_device.clone(),
+        kvm_device: args.kvm.kvm_device.clone(),
+        without: args.kvm.without.iter().copied().map(Into::into).collect(),
         xen_version: parse_xen_version(&args.xen_version)?,
         console: Console::None,
         input: false,
@@ -85,7 +86,16 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     config.console = console;
     config.input = console != Console::None;
     config.cmdline = args.cmdline.clone().unwrap_or_else(|| default.to_owned());
-    let report = Machine::new(&config, Box::new(std::io::stdout()))?.run()?;
+    let machine = Machine::new(&config, Box::new(std::io::stdout()))?;
+    if machine.rewritten_sites() > 0 {
+        // The guest's code is not what its file holds: whoever debugs it must know.
+        super::complain(format_args!(
+            "hypercalls by port I/O: {} VMCALL and VMMCALL instructions of the kernel are \
+             rewritten in guest memory; those of modules are not",
+            machine.rewritten_sites()
+        ));
+    }
+    let report = machine.run()?;
     if !matches!(report.exit, ExitReason::Poweroff | ExitReason::Reboot) {
         super::complain(&report.exit);
     }

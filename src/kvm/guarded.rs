@@ -78,13 +78,10 @@ struct State {
 /// The watch over KVM's pages; idle while the pages are ours.
 #[derive(Debug)]
 pub struct Guarded {
-    mode: ClockMode,
     clock: Arc<KvmClock>,
     /// Whether there is anything to watch, so that owned mode pays for a load
     /// and not for a lock at each exit. Follows `State::report.active`.
     active: AtomicBool,
-    /// Whether the guest has been refused its callback vector.
-    refused: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -94,10 +91,8 @@ impl Guarded {
         let report = GuardedReport { active, ..GuardedReport::default() };
         let vcpus = std::iter::repeat_with(VcpuPages::default).take(vcpus).collect();
         Self {
-            mode,
             clock,
             active: active.into(),
-            refused: false.into(),
             state: Mutex::new(State { vcpus, report, correction: Correction::default() }),
         }
     }
@@ -142,16 +137,6 @@ impl Guarded {
     /// Lets KVM inject the VM-wide vector; in `auto` this hands the pages over.
     /// Returns the vCPUs that have something to register.
     pub(super) fn callback_vector(&self, vm: &VmFd, vector: u8) -> Result<Vec<u32>, Errno> {
-        if self.mode == ClockMode::Owned {
-            // Once: a guest may ask as often as it likes.
-            if !self.refused.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    "the guest wants the VM-wide callback vector, which --clock owned can not \
-                     give it: use --clock auto"
-                );
-            }
-            return Err(Errno::EINVAL);
-        }
         let attr = kvm_xen_hvm_attr {
             type_: low16(KVM_XEN_ATTR_TYPE_UPCALL_VECTOR),
             pad: [0; 3],

@@ -4,6 +4,7 @@
 
 pub mod ioctls;
 
+mod callback;
 mod callback_gsi;
 mod clock;
 mod cpuid;
@@ -26,7 +27,9 @@ pub use hypercall::{
 };
 pub use kick::VcpuKicker;
 pub use page_walk::Paging;
-pub use platform::{ConsoleSink, KvmPlatform, PageBacker, PageReleaser};
-pub use probe::{Capabilities, ClockMode, HypercallMode, KVM_DEVICE, ProbeError};
+pub use platform::{ConsoleSink, EntryError, KvmPlatform, PageBacker, PageReleaser};
+pub use probe::{
+    CallbackDelivery, Capabilities, ClockMode, HypercallMode, KVM_DEVICE, KvmFeature, ProbeError,
+};
 pub use release::release_pages;
 pub use vm::{HYPERCALL_MSR, XenVm, XenVmConfig, XenVmError, add_memory};

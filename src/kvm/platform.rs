@@ -1,7 +1,7 @@
 //! The machine's side of the emulated hypervisor, over KVM: interrupts as MSIs,
 //! timers in user space, pages by memory slots.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,10 +11,11 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::GuestAddress;
 use xen_abi::errno::Errno;
 
+use super::callback::CallbackVector;
 use super::callback_gsi::CallbackGsi;
 use super::guarded::Guarded;
 use super::timers::Timers;
-use super::{ClockMode, KvmClock, VcpuKicker};
+use super::{CallbackDelivery, Capabilities, ClockMode, KvmClock, ProbeError, VcpuKicker};
 use crate::xen::{CallbackVia, Clock, Domain, PageOwner, Platform, VcpuArea};
 
 const MSI_ADDRESS: u32 = 0xfee0_0000;
@@ -30,6 +31,31 @@ pub type PageBacker = Box<dyn Fn(GuestAddress) -> Result<(), Errno> + Send + Syn
 /// [`Platform::release_pages`].
 pub type PageReleaser = Box<dyn Fn(GuestAddress, u64) + Send + Sync>;
 
+/// Why a vCPU can not enter the guest.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    /// KVM refused the address of a page.
+    #[error("vCPU {vcpu}: KVM took no clock page: {error}")]
+    ClockPage {
+        /// The vCPU.
+        vcpu: u32,
+        /// What KVM said.
+        error: vmm_sys_util::errno::Error,
+    },
+    /// KVM refused the callback vector's settings.
+    #[error("vCPU {vcpu}: KVM took no synthetic interrupt for the callback vector: {error}")]
+    Callback {
+        /// The vCPU.
+        vcpu: u32,
+        /// What KVM said.
+        error: vmm_sys_util::errno::Error,
+    },
+    /// The guest asked for a callback that this KVM can not deliver. It would
+    /// wait for events that never come.
+    #[error(transparent)]
+    NoCallback(ProbeError),
+}
+
 /// [`Platform`] over one KVM VM.
 pub struct KvmPlatform {
     vm: Arc<VmFd>,
@@ -39,6 +65,11 @@ pub struct KvmPlatform {
     timer_thread: Mutex<Option<JoinHandle<()>>>,
     guarded: Guarded,
     callback_gsi: CallbackGsi,
+    caps: Capabilities,
+    mode: ClockMode,
+    callback: CallbackVector,
+    /// The guest was refused its callback vector: nobody enters any more.
+    refused: AtomicBool,
     /// For each vCPU the vector that its local APIC did not take, or 0.
     untaken: Vec<AtomicU8>,
     console: ConsoleSink,
@@ -52,6 +83,7 @@ impl KvmPlatform {
         vm: Arc<VmFd>,
         clock: Arc<KvmClock>,
         vcpus: u32,
+        caps: Capabilities,
         mode: ClockMode,
         console: ConsoleSink,
         backer: PageBacker,
@@ -63,6 +95,10 @@ impl KvmPlatform {
             callback_gsi: CallbackGsi::new(Arc::clone(&vm)),
             vm,
             clock,
+            caps,
+            mode,
+            callback: CallbackVector::new(count),
+            refused: AtomicBool::new(false),
             kickers: (0..vcpus).map(|_| VcpuKicker::default()).collect(),
             timers: Arc::new(Timers::new(count)),
             timer_thread: Mutex::new(None),
@@ -112,15 +148,62 @@ impl KvmPlatform {
     /// Serves what waits for `vcpu`, on its own thread, before it enters.
     ///
     /// # Errors
-    /// KVM's refusal of an address; the guest then has no clock there.
-    pub fn before_entry(&self, vcpu: u32, fd: &VcpuFd) -> Result<(), vmm_sys_util::errno::Error> {
-        if let Some(untaken) = usize::try_from(vcpu).ok().and_then(|index| self.untaken.get(index))
-            && untaken.load(Ordering::Relaxed) != 0
+    /// What the guest can not do without: its clock, its events.
+    pub fn before_entry(&self, vcpu: u32, fd: &VcpuFd) -> Result<(), EntryError> {
+        if self.refused.load(Ordering::Relaxed)
+            && let Err(error) = self.caps.callback_delivery(self.mode)
         {
-            let vector = untaken.swap(0, Ordering::Relaxed);
-            self.raise_vector(vcpu, vector);
+            return Err(EntryError::NoCallback(error));
         }
-        self.guarded.before_entry(vcpu, fd)
+        self.callback
+            .before_entry(vcpu, fd)
+            .map_err(|error| EntryError::Callback { vcpu, error })?;
+        if let Some(untaken) = self.untaken(vcpu)
+            && untaken.load(Ordering::SeqCst) != 0
+        {
+            let vector = untaken.swap(0, Ordering::SeqCst);
+            self.send(vcpu, vector);
+        }
+        self.guarded.before_entry(vcpu, fd).map_err(|error| EntryError::ClockPage { vcpu, error })
+    }
+
+    fn choose_callback(&self, vector: u8) {
+        if self.callback.choose(vector) {
+            self.kickers.iter().for_each(VcpuKicker::kick);
+        }
+    }
+
+    fn untaken(&self, vcpu: u32) -> Option<&AtomicU8> {
+        self.untaken.get(usize::try_from(vcpu).ok()?)
+    }
+
+    /// Keeps `vector` for `vcpu`'s next entry.
+    fn keep(&self, vcpu: u32, vector: u8) {
+        if let Some(untaken) = self.untaken(vcpu) {
+            untaken.store(vector, Ordering::SeqCst);
+        }
+    }
+
+    /// Sends `vector` to `vcpu`'s local APIC, or keeps it for the next entry.
+    fn send(&self, vcpu: u32, vector: u8) {
+        // Destination IDs of 8 bits; wider ones need the extended format.
+        let msi = kvm_msi {
+            address_lo: MSI_ADDRESS | (vcpu & 0xff) << 12,
+            address_hi: vcpu & 0xffff_ff00,
+            data: u32::from(vector),
+            ..Default::default()
+        };
+        // Xen's virtual APIC takes a vector even while the guest has it switched
+        // off, KVM's drops it: Linux registers its vcpu_info, which makes an
+        // upcall pending, long before it switches its APIC on.
+        match self.vm.signal_msi(msi) {
+            Ok(1..) => {}
+            Ok(_) => self.keep(vcpu, vector),
+            Err(error) => {
+                tracing::debug!(vcpu, vector, %error, "an upcall could not be raised");
+                self.keep(vcpu, vector);
+            }
+        }
     }
 
     /// Waits on `vcpu`'s own thread until it is woken, for whatever reason, or
@@ -139,31 +222,24 @@ impl KvmPlatform {
 
 impl Platform for KvmPlatform {
     fn raise_vector(&self, vcpu: u32, vector: u8) {
-        // Destination IDs of 8 bits; wider ones need the extended format.
-        let msi = kvm_msi {
-            address_lo: MSI_ADDRESS | (vcpu & 0xff) << 12,
-            address_hi: vcpu & 0xffff_ff00,
-            data: u32::from(vector),
-            ..Default::default()
-        };
-        // Xen's virtual APIC takes a vector even while the guest has it switched
-        // off, KVM's drops it: Linux registers its vcpu_info, which makes an
-        // upcall pending, long before it switches its APIC on.
-        match self.vm.signal_msi(msi) {
-            Ok(1..) => {}
-            Ok(_) => {
-                let slot = usize::try_from(vcpu).ok().and_then(|index| self.untaken.get(index));
-                if let Some(untaken) = slot {
-                    untaken.store(vector, Ordering::Relaxed);
-                }
-            }
-            Err(error) => tracing::debug!(vcpu, vector, %error, "an upcall could not be raised"),
+        if self.callback.is_free(vcpu, vector) {
+            self.send(vcpu, vector);
+        } else {
+            self.keep(vcpu, vector);
+            self.kick(vcpu);
         }
     }
 
-    fn raise_callback(&self, vcpu: u32, _vector: u8) {
-        // KVM looks at evtchn_upcall_pending on its way into the guest.
-        self.kick(vcpu);
+    fn raise_callback(&self, vcpu: u32, vector: u8) {
+        if self.guarded.is_active() {
+            // KVM looks at evtchn_upcall_pending on its way into the guest.
+            self.kick(vcpu);
+        } else if self.callback.is_armed(vcpu, vector) {
+            self.send(vcpu, vector);
+        } else {
+            self.keep(vcpu, vector);
+            self.kick(vcpu);
+        }
     }
 
     fn set_gsi(&self, gsi: u32, asserted: bool) {
@@ -207,14 +283,24 @@ impl Platform for KvmPlatform {
 
     fn callback_via(&self, via: CallbackVia) -> Result<(), Errno> {
         self.callback_gsi.choose(via);
-        match via {
-            CallbackVia::Vector(vector) => {
+        let vector = match via {
+            CallbackVia::Vector(vector) => vector,
+            CallbackVia::None | CallbackVia::Gsi(_) | CallbackVia::PciIntx(_) => 0,
+        };
+        match self.caps.callback_delivery(self.mode) {
+            _ if vector == 0 && !self.guarded.is_active() => self.choose_callback(0),
+            _ if vector == 0 => {}
+            Ok(CallbackDelivery::Owned) => self.choose_callback(vector),
+            Ok(CallbackDelivery::Guarded) => {
                 let moved = self.guarded.callback_vector(&self.vm, vector)?;
                 moved.into_iter().for_each(|vcpu| self.kick(vcpu));
-                Ok(())
             }
-            CallbackVia::None | CallbackVia::Gsi(_) | CallbackVia::PciIntx(_) => Ok(()),
+            Err(_) => {
+                self.refused.store(true, Ordering::Relaxed);
+                return Err(Errno::EINVAL);
+            }
         }
+        Ok(())
     }
 
     fn back_page(&self, gpa: GuestAddress) -> Result<(), Errno> {

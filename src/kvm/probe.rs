@@ -19,6 +19,7 @@ const KVM_CAP_MAX_VCPUS: u64 = 66;
 const KVM_CAP_XEN_HVM: u64 = 38;
 const KVM_CAP_TSC_CONTROL: u64 = 60;
 const KVM_CAP_SYNC_REGS: u64 = 74;
+const KVM_CAP_HYPERV_SYNIC2: u64 = 148;
 const KVM_CAP_X86_USER_SPACE_MSR: u64 = 188;
 const KVM_CAP_X86_MSR_FILTER: u64 = 189;
 const KVM_CAP_VM_TSC_CONTROL: u64 = 214;
@@ -69,7 +70,8 @@ pub enum ProbeError {
 pub enum HypercallMode {
     /// KVM intercepts VMCALL and VMMCALL and exits with KVM_EXIT_XEN.
     KvmXen,
-    /// The hypercall page does port I/O; needs no CONFIG_KVM_XEN.
+    /// The hypercall page does port I/O, and so do the kernel's own VMCALL and
+    /// VMMCALL once rewritten; needs no CONFIG_KVM_XEN.
     PortIo,
 }
 
@@ -85,10 +87,11 @@ impl fmt::Display for HypercallMode {
 /// Who writes the guest's clock pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockMode {
-    /// Owned, until the guest asks for the VM-wide callback vector, which only
-    /// KVM can inject; from then on guarded.
+    /// Owned, unless the guest asks for the VM-wide callback vector on a KVM
+    /// where only its own Xen support can inject that; from then on guarded.
     Auto,
-    /// We do, always. A guest that needs the VM-wide vector is told EINVAL.
+    /// We do, always. A guest that asks for the VM-wide vector on such a KVM is
+    /// ended.
     Owned,
     /// KVM does, from the start, and we watch it.
     Guarded,
@@ -104,6 +107,24 @@ impl fmt::Display for ClockMode {
     }
 }
 
+/// What a KVM may lack, and guests then have otherwise or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvmFeature {
+    /// Xen support: `KVM_CAP_XEN_HVM`.
+    Xen,
+    /// Hyper-V's synthetic interrupts: `KVM_CAP_HYPERV_SYNIC2`.
+    Synic,
+}
+
+/// How the VM-wide callback vector reaches a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallbackDelivery {
+    /// As an interrupt that needs no end; the clock pages stay ours.
+    Owned,
+    /// KVM injects it, and takes the clock pages for that.
+    Guarded,
+}
+
 /// The capabilities that decide anything here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -115,6 +136,9 @@ pub struct Capabilities {
     pub vm_tsc_khz: bool,
     /// Whether MSR accesses can exit to user space.
     pub user_space_msr: bool,
+    /// Whether a vector can be had that the guest need not end
+    /// (`KVM_CAP_HYPERV_SYNIC2`): the VM-wide callback of owned mode.
+    pub synic: bool,
     /// Registers that KVM can leave in `kvm_run`: bits `KVM_SYNC_X86_*`.
     pub sync_regs: u32,
     /// vCPUs that KVM recommends as the most.
@@ -151,11 +175,21 @@ impl Capabilities {
             vm_tsc_khz: number(KVM_CAP_VM_TSC_CONTROL) != 0,
             user_space_msr: number(KVM_CAP_X86_USER_SPACE_MSR) != 0
                 && number(KVM_CAP_X86_MSR_FILTER) != 0,
+            synic: number(KVM_CAP_HYPERV_SYNIC2) != 0,
             sync_regs: number(KVM_CAP_SYNC_REGS),
             recommended_vcpus,
             max_vcpus: number(KVM_CAP_MAX_VCPUS).max(recommended_vcpus),
         };
         Ok((kvm, caps))
+    }
+
+    /// The same KVM as if it lacked `feature`.
+    #[must_use]
+    pub fn without(self, feature: KvmFeature) -> Self {
+        match feature {
+            KvmFeature::Xen => Self { xen: 0, ..self },
+            KvmFeature::Synic => Self { synic: false, ..self },
+        }
     }
 
     /// Whether hypercalls can arrive in this mode; the reason if not.
@@ -191,6 +225,31 @@ impl Capabilities {
         }
     }
 
+    /// How the VM-wide callback vector is delivered in this mode; the reason if
+    /// it can not be.
+    ///
+    /// # Errors
+    /// [`ProbeError::Unsupported`] with what is missing.
+    pub fn callback_delivery(&self, mode: ClockMode) -> Result<CallbackDelivery, ProbeError> {
+        let guarded = self.check_guarded();
+        let reason = match (mode, guarded) {
+            (ClockMode::Guarded, guarded) => return guarded.map(|()| CallbackDelivery::Guarded),
+            _ if self.synic => return Ok(CallbackDelivery::Owned),
+            (ClockMode::Auto, Ok(())) => return Ok(CallbackDelivery::Guarded),
+            (ClockMode::Owned, Ok(())) => "use --clock auto, or a kernel with CONFIG_KVM_HYPERV=y",
+            (_, Err(_)) => {
+                "use a kernel with CONFIG_KVM_HYPERV=y, or a guest that sets an upcall vector for \
+                 each vCPU, as Linux 6.1 and later do"
+            }
+        };
+        Err(ProbeError::Unsupported {
+            mode: format!("--clock {mode} with the VM-wide callback vector"),
+            reason: format!(
+                "this KVM has no synthetic interrupts (KVM_CAP_HYPERV_SYNIC2 is 0): {reason}"
+            ),
+        })
+    }
+
     /// Whether KVM can own the clock pages and inject the VM-wide vector.
     ///
     /// # Errors
@@ -224,6 +283,7 @@ mod tests {
             tsc_scaling: false,
             vm_tsc_khz: true,
             user_space_msr,
+            synic: false,
             sync_regs: 0,
             recommended_vcpus: 2,
             max_vcpus: 1024,
@@ -243,5 +303,32 @@ mod tests {
         let guarded = caps(0x3, true).check_guarded().unwrap_err().to_string();
         assert!(guarded.contains("0x3") && guarded.contains("0x34"), "{guarded}");
         caps(0x1ff, true).check_guarded().unwrap();
+    }
+
+    #[test]
+    fn the_callback_vector() {
+        use CallbackDelivery::{Guarded, Owned};
+        use ClockMode as Mode;
+        for (xen, synic, mode, wanted) in [
+            (0x1ff, true, Mode::Auto, Ok(Owned)),
+            (0x1ff, true, Mode::Owned, Ok(Owned)),
+            (0x1ff, true, Mode::Guarded, Ok(Guarded)),
+            (0x1ff, false, Mode::Auto, Ok(Guarded)),
+            (0x1ff, false, Mode::Owned, Err("use --clock auto")),
+            (0, true, Mode::Auto, Ok(Owned)),
+            (0, true, Mode::Guarded, Err("--clock guarded")),
+            (0, false, Mode::Auto, Err("Linux 6.1 and later")),
+            (0, false, Mode::Owned, Err("Linux 6.1 and later")),
+        ] {
+            let caps = Capabilities { synic, ..caps(xen, true) };
+            match (caps.callback_delivery(mode), wanted) {
+                (Ok(found), Ok(wanted)) => assert_eq!(found, wanted, "{xen:#x} {synic} {mode}"),
+                (Err(error), Err(text)) => {
+                    assert!(error.to_string().contains(text), "{mode}: {error}");
+                }
+                (found, _) => panic!("{xen:#x} {synic} {mode}: {found:?}"),
+            }
+        }
+        assert_eq!(caps(0x1ff, true).without(KvmFeature::Xen), caps(0, true));
     }
 }

@@ -139,8 +139,8 @@ fn create_vcpus(
         let mut vcpu =
             vm.create_vcpu(u64::from(id)).map_err(call(format!("KVM_CREATE_VCPU {id}")))?;
         // A software KVM has no masterclock, and may not stop before the guest;
-        // none is known that has Xen support.
-        if id == 0 && caps.xen != 0 {
+        // none is known that has Xen support or synthetic interrupts.
+        if id == 0 && (caps.xen != 0 || caps.synic) {
             prime::serve_requests(&mut vcpu).map_err(call("the first KVM_RUN"))?;
         }
         vcpus.push(vcpu);

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -15,17 +16,18 @@ use super::acpi::{self, AcpiConfig};
 use super::boot::{BootConfig, BootError, PVH_MSRS, prepare_boot, pvh_regs, pvh_sregs};
 use super::devices::PortDevices;
 use super::exit::{ExitLatch, ExitReason};
+use super::hypercall_sites::{self, NotInMemory};
 use super::input::{self, RawTerminal};
-use super::loader::{FileSource, ModuleSource};
+use super::loader::{FileSource, KernelCode, LoadedKernel, ModuleSource};
 use super::memory::{self, CONSOLE_PFN, MemoryError, MemoryLayout, MemoryOptions, PAGE_SIZE};
 use super::output::{ConsoleOutput, ConsoleWriter};
-use super::vcpu::{self, Shared};
+use super::vcpu::{self, HYPERCALL_PORT, Shared};
 use crate::clock::SystemTimeLine;
 use crate::host::read_realtime;
 use crate::kvm::{
-    Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
-    PageBacker, PageReleaser, ProbeError, XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid,
-    release_pages, share_registers,
+    Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmFeature,
+    KvmPlatform, PageBacker, PageReleaser, ProbeError, XenVm, XenVmConfig, XenVmError, add_memory,
+    guest_cpuid, release_pages, share_registers,
 };
 use crate::pages::{GuestRam, GuestRamHandle};
 use crate::xen::{Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, cpuid};
@@ -69,6 +71,8 @@ pub struct MachineConfig {
     pub clock: ClockMode,
     /// How hypercalls arrive; `None` takes what works.
     pub hypercalls: Option<HypercallMode>,
+    /// Does as if KVM lacked these.
+    pub without: Vec<KvmFeature>,
     /// KVM's device.
     pub kvm_device: PathBuf,
     /// The Xen version shown, major and minor.
@@ -97,6 +101,19 @@ pub enum MachineError {
     /// The emulated hypervisor.
     #[error(transparent)]
     Domain(#[from] DomainError),
+    /// The kernel's code.
+    #[error(transparent)]
+    Sites(#[from] NotInMemory),
+    /// A kernel whose hypercalls port I/O can not serve.
+    #[error(
+        "kernel {kernel}: no VMCALL or VMMCALL was found in it and it has no hypercall page, so \
+         --hypercalls port-io can not serve it: use a host with CONFIG_KVM_XEN=y, or the kernel's \
+         vmlinux with its section table"
+    )]
+    NoHypercalls {
+        /// Its file name.
+        kernel: String,
+    },
     /// The number of vCPUs.
     #[error("{cpus} vCPUs: a guest here has 1 to {most}; give --cpus a number in between")]
     Cpus {
@@ -147,6 +164,8 @@ pub struct MachineReport {
     pub guarded: GuardedReport,
     /// How hypercalls arrived.
     pub hypercalls: HypercallMode,
+    /// VMCALL and VMMCALL instructions of the kernel that were made port output.
+    pub rewritten_sites: usize,
 }
 
 /// A machine that is ready to run.
@@ -155,6 +174,7 @@ pub struct Machine {
     vcpus: Vec<VcpuFd>,
     clock: Arc<KvmClock>,
     hypercalls: HypercallMode,
+    rewritten_sites: usize,
     input: bool,
     console: Console,
     writers: Vec<ConsoleWriter>,
@@ -174,6 +194,7 @@ impl Machine {
         let boot = load(&ram, &layout, config)?;
         tracing::debug!("the kernel is loaded");
         let (kvm, caps) = Capabilities::probe(&config.kvm_device)?;
+        let caps = config.without.iter().copied().fold(caps, Capabilities::without);
         check_cpus(config.cpus, caps.max_vcpus.min(MAX_VCPUS))?;
         let hypercalls = match config.hypercalls {
             Some(mode) => caps.check_hypercalls(mode).map(|()| mode)?,
@@ -182,6 +203,10 @@ impl Machine {
         if config.clock == ClockMode::Guarded {
             caps.check_guarded()?;
         }
+        let rewritten_sites = match hypercalls {
+            HypercallMode::KvmXen => 0,
+            HypercallMode::PortIo => rewrite_hypercalls(&ram, &boot, &config.kernel)?,
+        };
         let mut vm = XenVm::new(&kvm, &caps, &ram, XenVmConfig { vcpus: config.cpus, hypercalls })?;
         tracing::debug!("the VM is made");
         let memory = GuestRamHandle::new(ram);
@@ -197,6 +222,7 @@ impl Machine {
             Arc::clone(&vm.vm),
             Arc::clone(&vm.clock),
             config.cpus,
+            caps,
             config.clock,
             Box::new(move |bytes| hvc.push(bytes)),
             page_backer(Arc::clone(&vm.vm), memory.clone()),
@@ -231,6 +257,7 @@ impl Machine {
             vcpus,
             clock,
             hypercalls,
+            rewritten_sites,
             input: config.input,
             console: config.console,
             writers: vec![writer, drop_writer],
@@ -282,7 +309,13 @@ impl Machine {
             clock_page_rewrites: self.shared.domain.clock_page_rewrites(),
             guarded: self.shared.platform.guarded().report(),
             hypercalls: self.hypercalls,
+            rewritten_sites: self.rewritten_sites,
         })
+    }
+
+    /// VMCALL and VMMCALL instructions of the kernel that were made port output.
+    pub fn rewritten_sites(&self) -> usize {
+        self.rewritten_sites
     }
 
     /// The guest, for whoever watches it while it runs.
@@ -320,6 +353,9 @@ struct Loaded {
     entry: u32,
     start_info: u32,
     memory_map: Vec<MemoryMapEntry>,
+    code: KernelCode,
+    /// It makes its hypercalls by VMCALL and VMMCALL, or none at all.
+    needs_sites: bool,
 }
 
 fn load(
@@ -344,7 +380,36 @@ fn load(
         acpi: AcpiConfig { cpus: config.cpus, devices: &[] },
     };
     let boot = prepare_boot(ram, layout, &boot)?;
-    Ok(Loaded { entry: boot.entry, start_info: boot.start_info, memory_map: boot.memory_map })
+    let LoadedKernel { notes, code, .. } = boot.kernel;
+    // Other guests say nothing of how they make theirs.
+    let needs_sites = notes.guest_os.as_deref() == Some("linux") && !notes.hypercall_page;
+    Ok(Loaded {
+        entry: boot.entry,
+        start_info: boot.start_info,
+        memory_map: boot.memory_map,
+        code,
+        needs_sites,
+    })
+}
+
+/// Makes the kernel's direct hypercalls port output. Returns how many it has.
+fn rewrite_hypercalls(
+    ram: &GuestRam,
+    boot: &Loaded,
+    kernel: &Kernel,
+) -> Result<usize, MachineError> {
+    let began = Instant::now();
+    let done = hypercall_sites::rewrite(ram, &boot.code, HYPERCALL_PORT)?;
+    tracing::debug!(sites = done.sites, unsure = done.unsure, took = ?began.elapsed(),
+        "direct hypercalls are port output now");
+    if done.sites == 0 && boot.needs_sites {
+        let kernel = match kernel {
+            Kernel::File(path) => path.display().to_string(),
+            Kernel::Embedded(_) => "(built in)".to_owned(),
+        };
+        return Err(MachineError::NoHypercalls { kernel });
+    }
+    Ok(done.sites)
 }
 
 fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainConfig {

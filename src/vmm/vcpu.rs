@@ -72,7 +72,7 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             break;
         }
         if let Err(error) = shared.platform.before_entry(id, &fd) {
-            shared.end(ExitReason::Failed(format!("vCPU {id}: KVM took no clock page: {error}")));
+            shared.end(ExitReason::Failed(error.to_string()));
             break;
         }
         let event = enter(id, &mut fd, shared);

@@ -5,6 +5,7 @@
 
 use kvm_xen::vmm::acpi::AcpiConfig;
 use kvm_xen::vmm::boot::{BootConfig, prepare_boot};
+use kvm_xen::vmm::hypercall_sites;
 use kvm_xen::vmm::loader::{FileSource, KernelKind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -48,5 +49,12 @@ fn debian_kernels_load() {
         assert!(kernel.segments.iter().any(|s| s.executable));
         assert!(u64::from(state.start_info) >= kernel.end);
         assert!(state.modules[0].addr > u64::from(state.start_info));
+        let start = Instant::now();
+        let done = hypercall_sites::rewrite(&ram, &kernel.code, 0xe4).unwrap();
+        println!("{done:?} in {:?}", start.elapsed());
+        assert_eq!(done.unsure, 0, "each place can be told");
+        assert!(done.sites >= 10, "KVM's, VMware's and Xen's own hypercalls");
+        let again = hypercall_sites::rewrite(&ram, &kernel.code, 0xe4).unwrap();
+        assert_eq!(again, hypercall_sites::Rewritten::default(), "once is enough");
     }
 }

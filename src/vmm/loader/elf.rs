@@ -1,7 +1,7 @@
 //! Loads a PVH ELF: segments by physical address, entry by its Xen note.
 
 use super::source::Image;
-use super::{KernelKind, LoadError, LoadedKernel, Segment, XenNotes};
+use super::{KernelCode, KernelKind, LoadError, LoadedKernel, Segment, XenNotes, code};
 use crate::vmm::memory::{GuestRam, LOW_RAM_LIMIT, MemoryLayout};
 use object::elf::{
     self, EM_386, EM_X86_64, ET_DYN, ET_EXEC, FileHeader32, FileHeader64, PF_X, PT_LOAD,
@@ -15,6 +15,7 @@ pub(super) const MAGIC: [u8; 4] = elf::ELFMAG;
 
 /// Xen ELF notes: public `elfnote.h`.
 const NOTE_NAME: &[u8] = b"Xen";
+const NOTE_HYPERCALL_PAGE: u32 = 2;
 const NOTE_XEN_VERSION: u32 = 5;
 const NOTE_GUEST_OS: u32 = 6;
 const NOTE_GUEST_VERSION: u32 = 7;
@@ -52,7 +53,7 @@ pub(super) fn check(
     image: &Image<'_>,
     kind: KernelKind,
 ) -> Result<(LoadedKernel, Vec<u64>), LoadError> {
-    let (notes, segments) = match image {
+    let Parsed { notes, segments, code } = match image {
         Image::Bytes(bytes) => parse(&**bytes, image)?,
         Image::File { file, .. } => parse(&ReadCache::new(file), image)?,
     };
@@ -69,7 +70,7 @@ pub(super) fn check(
     let inside = segments.iter().any(|s| s.paddr <= entry && entry < end_of(s));
     let entry =
         u32::try_from(entry).ok().filter(|_| inside).ok_or(LoadError::EntryOutside { entry })?;
-    Ok((LoadedKernel { entry, start, end, kind, segments, notes }, offsets))
+    Ok((LoadedKernel { entry, start, end, kind, segments, notes, code }, offsets))
 }
 
 /// The largest distance from a segment's offset in the file to its address,
@@ -95,13 +96,15 @@ fn distance_class<H: FileHeader<Endian = Endianness>>(head: &[u8]) -> Option<u64
     loads.map(distance).max()
 }
 
-/// Segments with their offset in the file.
-type Segments = Vec<(Segment, u64)>;
+/// What the headers say.
+struct Parsed {
+    notes: XenNotes,
+    /// Segments with their offset in the file.
+    segments: Vec<(Segment, u64)>,
+    code: KernelCode,
+}
 
-fn parse<'data, R: ReadRef<'data>>(
-    data: R,
-    image: &Image<'_>,
-) -> Result<(XenNotes, Segments), LoadError> {
+fn parse<'data, R: ReadRef<'data>>(data: R, image: &Image<'_>) -> Result<Parsed, LoadError> {
     let ident = image.head(16)?;
     match ident.get(4) {
         Some(&elf::ELFCLASS64) => parse_class::<FileHeader64<Endianness>, R>(data, image),
@@ -111,7 +114,7 @@ fn parse<'data, R: ReadRef<'data>>(
     }
 }
 
-fn parse_class<'data, H, R>(data: R, image: &Image<'_>) -> Result<(XenNotes, Segments), LoadError>
+fn parse_class<'data, H, R>(data: R, image: &Image<'_>) -> Result<Parsed, LoadError>
 where
     H: FileHeader<Endian = Endianness>,
     R: ReadRef<'data>,
@@ -129,7 +132,9 @@ where
     let mut segments = Vec::new();
     for program in header.program_headers(endian, data).map_err(bad)? {
         if program.p_type(endian) == PT_LOAD {
-            segments.extend(segment(program, endian, image)?);
+            let vaddr: u64 = program.p_vaddr(endian).into();
+            let loaded = segment(program, endian, image)?;
+            segments.extend(loaded.map(|(segment, offset)| (segment, offset, vaddr)));
         } else if let Ok(Some(found)) = program.notes(endian, data) {
             read_notes(&mut notes, found, endian);
         }
@@ -145,7 +150,9 @@ where
             }
         }
     }
-    Ok((notes, segments))
+    let code = code::find(header, endian, data, &segments);
+    let segments = segments.into_iter().map(|(segment, offset, _)| (segment, offset)).collect();
+    Ok(Parsed { notes, segments, code })
 }
 
 fn truncated_header(image: &Image<'_>) -> LoadError {
@@ -265,6 +272,7 @@ fn read_notes<H: FileHeader>(notes: &mut XenNotes, found: NoteIterator<'_, H>, e
                 let entry = number(note.desc());
                 notes.phys32_entry = notes.phys32_entry.or(entry);
             }
+            NOTE_HYPERCALL_PAGE => notes.hypercall_page = true,
             NOTE_GUEST_OS => notes.guest_os = text(),
             NOTE_GUEST_VERSION => notes.guest_version = text(),
             NOTE_XEN_VERSION => notes.xen_version = text(),

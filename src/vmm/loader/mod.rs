@@ -8,6 +8,7 @@
 //! Guest memory must be fresh (all zero): zeros are not written again.
 
 mod bzimage;
+mod code;
 mod elf;
 mod error;
 mod in_place;
@@ -18,6 +19,7 @@ pub mod start_info;
 #[cfg(test)]
 mod tests;
 
+pub use code::KernelCode;
 pub use error::LoadError;
 pub(crate) use modules::load_module;
 pub use modules::{LoadedModule, MAX_MODULES, ModuleSource};
@@ -56,6 +58,8 @@ pub struct Segment {
 pub struct XenNotes {
     /// `XEN_ELFNOTE_PHYS32_ENTRY`.
     pub phys32_entry: Option<u64>,
+    /// Whether there is a `XEN_ELFNOTE_HYPERCALL_PAGE`.
+    pub hypercall_page: bool,
     /// `XEN_ELFNOTE_GUEST_OS`, such as "linux".
     pub guest_os: Option<String>,
     /// `XEN_ELFNOTE_GUEST_VERSION`, such as "2.6".
@@ -81,6 +85,8 @@ pub struct LoadedKernel {
     pub segments: Vec<Segment>,
     /// Its Xen notes.
     pub notes: XenNotes,
+    /// Where its code is.
+    pub code: KernelCode,
 }
 
 /// Loads a bzImage, a vmlinux or any PVH ELF into fresh guest memory: all zero,
