@@ -13,7 +13,9 @@ mod page_walk;
 mod platform;
 mod prime;
 mod probe;
+mod run_meter;
 mod timers;
+mod vcpu_start;
 mod vm;
 
 pub use clock::{GuestTsc, KvmClock, OffsetError};
@@ -26,4 +28,6 @@ pub use kick::VcpuKicker;
 pub use page_walk::Paging;
 pub use platform::{ConsoleSink, KvmPlatform, PageBacker};
 pub use probe::{Capabilities, ClockMode, HypercallMode, KVM_DEVICE, ProbeError};
+pub use run_meter::RunMeter;
+pub use vcpu_start::set_start;
 pub use vm::{HYPERCALL_MSR, XenVm, XenVmConfig, XenVmError, add_memory};

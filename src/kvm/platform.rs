@@ -13,10 +13,12 @@ use xen_abi::errno::Errno;
 
 use super::guarded::Guarded;
 use super::timers::Timers;
-use super::{ClockMode, KvmClock, VcpuKicker};
-use crate::xen::{CallbackVia, Clock, Domain, PageOwner, Platform, VcpuArea};
+use super::{ClockMode, KvmClock, VcpuKicker, vcpu_start};
+use crate::xen::{CallbackVia, Clock, Domain, PageOwner, Platform, StartLimits, VcpuArea};
 
 const MSI_ADDRESS: u32 = 0xfee0_0000;
+/// Delivery mode NMI in a message's data.
+const DELIVER_NMI: u32 = 4 << 8;
 
 /// Where console output goes.
 pub type ConsoleSink = Box<dyn Fn(&[u8]) + Send + Sync>;
@@ -50,12 +52,13 @@ impl KvmPlatform {
         backer: PageBacker,
     ) -> Self {
         let count = usize::try_from(vcpus).unwrap_or(usize::MAX);
+        let timers = Timers::new(count, Arc::clone(&clock) as Arc<dyn Clock>);
         Self {
             guarded: Guarded::new(mode, Arc::clone(&clock), count),
             vm,
             clock,
             kickers: (0..vcpus).map(|_| VcpuKicker::default()).collect(),
-            timers: Arc::new(Timers::new(count)),
+            timers: Arc::new(timers),
             timer_thread: Mutex::new(None),
             untaken: (0..vcpus).map(|_| AtomicU8::new(0)).collect(),
             console,
@@ -66,10 +69,10 @@ impl KvmPlatform {
     /// Starts the timer service for `domain`.
     ///
     /// # Errors
-    /// Where no thread can be made.
+    /// Where no timer or thread can be made.
     pub fn start(&self, domain: &Arc<Domain>) -> std::io::Result<()> {
         let domain: Weak<Domain> = Arc::downgrade(domain);
-        let thread = self.timers.spawn(Arc::clone(&self.clock), move |vcpu| {
+        let thread = self.timers.spawn(move |vcpu| {
             if let Some(domain) = domain.upgrade() {
                 domain.timer_expired(vcpu);
             }
@@ -85,6 +88,11 @@ impl KvmPlatform {
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the timer thread panicked");
         }
+    }
+
+    /// System time now, of the guest's clock.
+    pub fn system_time_ns(&self) -> u64 {
+        self.clock.system_time_ns()
     }
 
     /// The bell of a vCPU.
@@ -125,15 +133,19 @@ impl KvmPlatform {
     }
 }
 
+/// A message to the local APIC of `vcpu`: physical destination.
+fn message_to(vcpu: u32) -> kvm_msi {
+    kvm_msi {
+        // Destination IDs of 8 bits; wider ones need the extended format.
+        address_lo: MSI_ADDRESS | (vcpu & 0xff) << 12,
+        address_hi: vcpu & 0xffff_ff00,
+        ..Default::default()
+    }
+}
+
 impl Platform for KvmPlatform {
     fn raise_vector(&self, vcpu: u32, vector: u8) {
-        // Destination IDs of 8 bits; wider ones need the extended format.
-        let msi = kvm_msi {
-            address_lo: MSI_ADDRESS | (vcpu & 0xff) << 12,
-            address_hi: vcpu & 0xffff_ff00,
-            data: u32::from(vector),
-            ..Default::default()
-        };
+        let msi = kvm_msi { data: u32::from(vector), ..message_to(vcpu) };
         // Xen's virtual APIC takes a vector even while the guest has it switched
         // off, KVM's drops it: Linux registers its vcpu_info, which makes an
         // upcall pending, long before it switches its APIC on.
@@ -210,9 +222,14 @@ impl Platform for KvmPlatform {
         (self.backer)(gpa)
     }
 
-    fn set_vcpu_up(&self, _vcpu: u32, _up: bool) -> Result<(), Errno> {
-        // vCPUs come up by INIT-SIPI through their local APICs.
-        Err(Errno::ENOSYS)
+    fn start_limits(&self) -> StartLimits {
+        vcpu_start::limits()
+    }
+
+    fn raise_nmi(&self, vcpu: u32) -> Result<(), Errno> {
+        // KVM_NMI would wait for the vCPU to come out; a message does not.
+        let msi = kvm_msi { data: DELIVER_NMI, ..message_to(vcpu) };
+        self.vm.signal_msi(msi).map(drop).map_err(|_| Errno::ENOSYS)
     }
 
     fn console_output(&self, bytes: &[u8]) {

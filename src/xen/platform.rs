@@ -4,6 +4,7 @@
 use vm_memory::GuestAddress;
 use xen_abi::errno::Errno;
 
+use super::StartLimits;
 use crate::clock::{SystemTimeLine, WallclockEpoch};
 
 /// The domain's clocks. All methods may be called from any thread.
@@ -110,11 +111,11 @@ pub trait Platform: Send + Sync {
     /// `EINVAL` beyond the machine's address space, `ENOMEM` beyond its bound.
     fn back_page(&self, gpa: GuestAddress) -> Result<(), Errno>;
 
-    /// Brings `vcpu` up (`true`) or takes it down, for `VCPUOP_up` and `_down`.
-    ///
-    /// # Errors
-    /// `EINVAL` where the vCPU was not initialised, `ENOSYS` if unsupported.
-    fn set_vcpu_up(&self, vcpu: u32, up: bool) -> Result<(), Errno>;
+    /// The control register bits that the guest's CPUs have, for
+    /// `VCPUOP_initialise`.
+    fn start_limits(&self) -> StartLimits {
+        StartLimits::MOST
+    }
 
     /// Raises a non-maskable interrupt at `vcpu`, for `VCPUOP_send_nmi`.
     ///

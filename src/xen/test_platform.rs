@@ -38,7 +38,6 @@ pub(super) struct Asked {
     pub shared_info: Vec<(GuestAddress, bool)>,
     pub via: Option<CallbackVia>,
     pub backed: Vec<GuestAddress>,
-    pub ups: Vec<(u32, bool)>,
     pub nmis: Vec<u32>,
     pub console: Vec<u8>,
 }
@@ -120,11 +119,6 @@ impl Platform for FakePlatform {
     fn back_page(&self, gpa: GuestAddress) -> Result<(), Errno> {
         lock(&self.asked).backed.push(gpa);
         Err(Errno::EINVAL)
-    }
-
-    fn set_vcpu_up(&self, vcpu: u32, up: bool) -> Result<(), Errno> {
-        lock(&self.asked).ups.push((vcpu, up));
-        Ok(())
     }
 
     fn raise_nmi(&self, vcpu: u32) -> Result<(), Errno> {

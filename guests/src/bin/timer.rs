@@ -38,6 +38,7 @@ const PERIODS: u64 = 20;
 
 static TIMERS: AtomicU64 = AtomicU64::new(100);
 static MEDIAN_NS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+static P99_NS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 static MAX_NS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 static PERIODIC: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
@@ -49,6 +50,7 @@ fn main(machine: &Machine) -> Exit {
     for cpu in 0..cpus {
         report!("timer-cpu";
             cpu = cpu, lateness_median_ns = MEDIAN_NS[cpu].load(Ordering::Relaxed),
+            lateness_p99_ns = P99_NS[cpu].load(Ordering::Relaxed),
             lateness_max_ns = MAX_NS[cpu].load(Ordering::Relaxed),
             periodic = PERIODIC[cpu].load(Ordering::Relaxed));
     }
@@ -57,7 +59,7 @@ fn main(machine: &Machine) -> Exit {
     };
     report!("lateness";
         cpus = cpus, n = TIMERS.load(Ordering::Relaxed), median_ns = worst(&MEDIAN_NS[..cpus]),
-        max_ns = worst(&MAX_NS[..cpus]));
+        p99_ns = worst(&P99_NS[..cpus]), max_ns = worst(&MAX_NS[..cpus]));
     checks::finish("timer")
 }
 
@@ -116,6 +118,7 @@ impl Timer {
         lateness.sort_unstable();
         let at = |index: usize| lateness.get(index).copied().unwrap_or(0);
         MEDIAN_NS[self.cpu].store(at(lateness.len() / 2), Ordering::Relaxed);
+        P99_NS[self.cpu].store(at(lateness.len() * 99 / 100), Ordering::Relaxed);
         MAX_NS[self.cpu].store(at(lateness.len() - 1), Ordering::Relaxed);
     }
 
