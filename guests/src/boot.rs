@@ -27,6 +27,10 @@ unsafe extern "C" {
     pub safe static ap_trampoline: u8;
     /// End of that code.
     pub safe static ap_trampoline_end: u8;
+    /// Where a secondary CPU enters in 32-bit mode with flat segments, no paging.
+    pub safe static ap_enter32: u8;
+    /// Where one enters in 64-bit mode with its stack and our page tables.
+    pub safe static ap_enter64: u8;
 }
 
 global_asm!(
@@ -80,6 +84,13 @@ pvh_start:
     xor edi, edi                /* the boot CPU */
     jmp enter_long_mode
 
+    .global ap_enter32
+ap_enter32:
+    lgdt [boot_gdt_pointer]
+    .byte 0xea                  /* far jump, 32-bit offset */
+    .long ap_start32
+    .word 0x18
+
     /* A secondary CPU, still with flat 32-bit segments to load. */
 ap_start32:
     mov eax, 0x10
@@ -126,6 +137,18 @@ long_mode:
 5:  call {ap_main}
     ud2
 
+    /* Its hidden code segment has no descriptor until this: an interrupt could
+     * not return. */
+    .global ap_enter64
+ap_enter64:
+    lgdt [rip + boot_gdt_pointer64]
+    push 0x08
+    lea rax, [rip + 6f]
+    push rax
+    .byte 0x48, 0xcb            /* far return, 64-bit */
+6:  mov edi, 1
+    jmp long_mode
+
     .section .rodata.pvh, "a"
     .p2align 4
     /* Copied to a page below 1 MiB; runs there with CS = page >> 4, IP = 0. */
@@ -158,6 +181,10 @@ boot_gdt:
 boot_gdt_pointer:
     .word 31
     .long boot_gdt
+    .p2align 3
+boot_gdt_pointer64:
+    .word 31
+    .quad boot_gdt
 
     .section .bss.pvh, "aw", @nobits
     .p2align 12

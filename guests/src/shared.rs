@@ -70,12 +70,18 @@ pub fn vcpu_id_of(cpu: usize) -> u32 {
 
 /// Registers the `vcpu_info` of the CPU that runs this. Returns Xen's answer.
 pub fn register_vcpu_info(cpu: usize) -> i64 {
+    register_vcpu_info_of(cpu, vcpu_id(cpu))
+}
+
+/// Registers the page of a CPU as the `vcpu_info` of `vcpu`, which may be
+/// another one that is down. Returns Xen's answer.
+pub fn register_vcpu_info_of(cpu: usize, vcpu: u32) -> i64 {
     let mut register = VcpuRegisterVcpuInfo {
         mfn: page(cpu) as u64 >> PAGE_SHIFT,
         offset: VCPU_INFO_OFFSET,
         rsvd: 0,
     };
-    vcpu_op(VCPUOP_REGISTER_VCPU_INFO, cpu, &mut register)
+    vcpu_op_on(VCPUOP_REGISTER_VCPU_INFO, vcpu, &mut register)
 }
 
 /// Registers the secondary time area of the CPU that runs this. Returns Xen's
@@ -92,8 +98,17 @@ pub fn vcpu_op<T: zerocopy::FromBytes + zerocopy::IntoBytes>(
     cpu: usize,
     argument: &mut T,
 ) -> i64 {
+    vcpu_op_on(operation, vcpu_id(cpu), argument)
+}
+
+/// A `vcpu_op` on any vCPU. Returns Xen's answer.
+pub fn vcpu_op_on<T: zerocopy::FromBytes + zerocopy::IntoBytes>(
+    operation: u32,
+    vcpu: u32,
+    argument: &mut T,
+) -> i64 {
     let address = core::ptr::from_mut(argument) as u64;
-    let arguments = [u64::from(operation), u64::from(vcpu_id(cpu)), address, 0, 0, 0];
+    let arguments = [u64::from(operation), u64::from(vcpu), address, 0, 0, 0];
     // SAFETY: Xen writes at most the structure, borrowed for the call, and
     // later the areas it names, which lie in pages that are Xen's to write.
     unsafe { hypercall::raw(HYPERVISOR_VCPU_OP, arguments) }

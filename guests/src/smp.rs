@@ -6,12 +6,12 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use crate::boot::{ap_trampoline, ap_trampoline_end};
-use crate::cpu::{guest_tsc, spin_cycles};
+use crate::cpu::{guest_tsc, halt_forever, spin_cycles};
 use crate::start_info::Machine;
 use crate::{interrupts, lapic};
 
 /// Most CPUs that a guest uses; further ones stay off.
-pub const MAX_CPUS: usize = 32;
+pub const MAX_CPUS: usize = 128;
 /// Bytes of each CPU's stack.
 pub const STACK_BYTES: usize = 16384;
 
@@ -35,6 +35,7 @@ pub static AP_STACK_TOP: AtomicU32 = AtomicU32::new(0);
 
 static STARTING: AtomicUsize = AtomicUsize::new(0);
 static STARTED: AtomicUsize = AtomicUsize::new(1);
+static ENTRY: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 static JOB: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 static JOB_NUMBER: AtomicUsize = AtomicUsize::new(0);
 static JOB_DONE: AtomicUsize = AtomicUsize::new(0);
@@ -47,26 +48,15 @@ pub fn cpus() -> usize {
 
 /// Starts every CPU that the MADT names. Returns how many run, this one included.
 pub fn start(machine: &Machine) -> usize {
-    let Some(page) = machine.trampoline_page() else { return 1 };
-    let code = &raw const ap_trampoline;
-    let length = &raw const ap_trampoline_end as usize - code as usize;
-    let target = core::ptr::without_provenance_mut::<u8>(page as usize);
-    // SAFETY: `trampoline_page` found a page of RAM below 1 MiB that holds none
-    // of the start info; the code is shorter than a page.
-    unsafe { core::ptr::copy_nonoverlapping(code, target, length) };
-
+    let Some(page) = install_trampoline(machine) else { return 1 };
     let own = lapic::id();
     for &apic_id in machine.apic_ids().iter().filter(|&&id| id != own) {
         let index = cpus();
         if index >= MAX_CPUS {
             break;
         }
-        STARTING.store(index, Ordering::Relaxed);
-        let top = (&raw const BOOT_STACK as usize) + (index + 1) * STACK_BYTES;
-        AP_STACK_TOP.store(u32::try_from(top).unwrap_or(0), Ordering::Release);
-        lapic::send(apic_id, INIT);
-        spin_cycles(INIT_CYCLES);
-        lapic::send(apic_id, STARTUP | page >> 12);
+        prepare(index);
+        send_init_and_startup(apic_id, page);
         let since = guest_tsc();
         while cpus() == index && guest_tsc().wrapping_sub(since) < START_CYCLES {
             core::hint::spin_loop();
@@ -78,6 +68,41 @@ pub fn start(machine: &Machine) -> usize {
         }
     }
     cpus()
+}
+
+/// Copies the real-mode code of the secondary CPUs to a page below 1 MiB and
+/// returns its address; `None` where no such page is free.
+pub fn install_trampoline(machine: &Machine) -> Option<u32> {
+    let page = machine.trampoline_page()?;
+    let code = &raw const ap_trampoline;
+    let length = &raw const ap_trampoline_end as usize - code as usize;
+    let target = core::ptr::without_provenance_mut::<u8>(page as usize);
+    // SAFETY: `trampoline_page` found a page of RAM below 1 MiB that holds none
+    // of the start info; the code is shorter than a page.
+    unsafe { core::ptr::copy_nonoverlapping(code, target, length) };
+    Some(page)
+}
+
+/// Starts a CPU at the trampoline in `page`.
+pub fn send_init_and_startup(apic_id: u32, page: u32) {
+    lapic::send(apic_id, INIT);
+    spin_cycles(INIT_CYCLES);
+    lapic::send(apic_id, STARTUP | page >> 12);
+}
+
+/// The next CPU that starts is number `index`, 1 to [`MAX_CPUS`] - 1. Returns
+/// the end of its stack.
+pub fn prepare(index: usize) -> u64 {
+    STARTING.store(index, Ordering::Relaxed);
+    let top = (&raw const BOOT_STACK as usize) + (index + 1) * STACK_BYTES;
+    AP_STACK_TOP.store(u32::try_from(top).unwrap_or(0), Ordering::Release);
+    top as u64
+}
+
+/// CPUs that start from now on run `entry` with their number, and halt when it
+/// returns; [`start`] is then not to be used.
+pub fn set_entry(entry: fn(usize)) {
+    ENTRY.store(entry as *mut (), Ordering::Release);
 }
 
 /// Runs `job` with the CPU's number on every CPU at once; returns when all are
@@ -97,6 +122,13 @@ pub(crate) extern "C" fn ap_main() -> ! {
     let index = STARTING.load(Ordering::Acquire);
     interrupts::load(index);
     lapic::enable();
+    let entry = ENTRY.load(Ordering::Acquire);
+    if !entry.is_null() {
+        // SAFETY: only `set_entry` stores here, and it stores a `fn(usize)`.
+        let entry = unsafe { core::mem::transmute::<*mut (), fn(usize)>(entry) };
+        entry(index);
+        halt_forever();
+    }
     let mut seen = JOB_NUMBER.load(Ordering::Acquire);
     STARTED.fetch_add(1, Ordering::Release);
     loop {

@@ -1,11 +1,12 @@
 # shellcheck shell=bash
 # The initrd of a Linux guest: one static program as its first process.
 
-# guest_initrd OUT [INIT]: writes an initrd that runs INIT, a static program; by
+# guest_initrd OUT [INIT [SCRIPT]]: writes an initrd that runs INIT, a static program; by
 # default a busybox script that says what the kernel runs on and powers off.
-# Not compressed: unpacking costs a nested guest far more than copying.
+# SCRIPT is another such script under scripts/lib. Not compressed: unpacking
+# costs a nested guest far more than copying.
 guest_initrd() {
-    local out="$1" init="${2:-}" root
+    local out="$1" init="${2:-}" script="${3:-guest-init}" root
     root="$(mktemp -d "${TMPDIR:-/tmp}/kvm-xen.XXXXXX")"
     mkdir -p "$root"/{dev,proc,sys,run,tmp}
     if [[ -n $init ]]; then
@@ -13,7 +14,7 @@ guest_initrd() {
     else
         mkdir "$root/bin"
         cp /bin/busybox "$root/bin/busybox"
-        cp "$REPO/scripts/lib/guest-init" "$root/init"
+        cp "$REPO/scripts/lib/$script" "$root/init"
     fi
     chmod 755 "$root/init"
     (cd "$root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$out"

@@ -16,7 +16,9 @@ mod platform;
 mod prime;
 mod probe;
 mod release;
+mod run_meter;
 mod timers;
+mod vcpu_start;
 mod vm;
 
 pub use clock::{GuestTsc, KvmClock, OffsetError};
@@ -32,4 +34,6 @@ pub use probe::{
     CallbackDelivery, Capabilities, ClockMode, HypercallMode, KVM_DEVICE, KvmFeature, ProbeError,
 };
 pub use release::release_pages;
+pub use run_meter::RunMeter;
+pub use vcpu_start::set_start;
 pub use vm::{HYPERCALL_MSR, XenVm, XenVmConfig, XenVmError, add_memory};

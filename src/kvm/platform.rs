@@ -15,10 +15,14 @@ use super::callback::CallbackVector;
 use super::callback_gsi::CallbackGsi;
 use super::guarded::Guarded;
 use super::timers::Timers;
-use super::{CallbackDelivery, Capabilities, ClockMode, KvmClock, ProbeError, VcpuKicker};
-use crate::xen::{CallbackVia, Clock, Domain, PageOwner, Platform, VcpuArea};
+use super::{
+    CallbackDelivery, Capabilities, ClockMode, KvmClock, ProbeError, VcpuKicker, vcpu_start,
+};
+use crate::xen::{CallbackVia, Clock, Domain, PageOwner, Platform, StartLimits, VcpuArea};
 
 const MSI_ADDRESS: u32 = 0xfee0_0000;
+/// Delivery mode NMI in a message's data.
+const DELIVER_NMI: u32 = 4 << 8;
 
 /// Where console output goes.
 pub type ConsoleSink = Box<dyn Fn(&[u8]) + Send + Sync>;
@@ -90,6 +94,7 @@ impl KvmPlatform {
         releaser: PageReleaser,
     ) -> Self {
         let count = usize::try_from(vcpus).unwrap_or(usize::MAX);
+        let timers = Timers::new(count, Arc::clone(&clock) as Arc<dyn Clock>);
         Self {
             guarded: Guarded::new(mode, Arc::clone(&clock), count),
             callback_gsi: CallbackGsi::new(Arc::clone(&vm)),
@@ -100,7 +105,7 @@ impl KvmPlatform {
             callback: CallbackVector::new(count),
             refused: AtomicBool::new(false),
             kickers: (0..vcpus).map(|_| VcpuKicker::default()).collect(),
-            timers: Arc::new(Timers::new(count)),
+            timers: Arc::new(timers),
             timer_thread: Mutex::new(None),
             untaken: (0..vcpus).map(|_| AtomicU8::new(0)).collect(),
             console,
@@ -112,11 +117,11 @@ impl KvmPlatform {
     /// Starts the services of `domain`: timers, and the callback GSI's.
     ///
     /// # Errors
-    /// Where no thread can be made.
+    /// Where no timer or thread can be made.
     pub fn start(&self, domain: &Arc<Domain>) -> std::io::Result<()> {
         let domain: Weak<Domain> = Arc::downgrade(domain);
         self.callback_gsi.follow(Weak::clone(&domain));
-        let thread = self.timers.spawn(Arc::clone(&self.clock), move |vcpu| {
+        let thread = self.timers.spawn(move |vcpu| {
             if let Some(domain) = domain.upgrade() {
                 domain.timer_expired(vcpu);
             }
@@ -133,6 +138,11 @@ impl KvmPlatform {
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the timer thread panicked");
         }
+    }
+
+    /// System time now, of the guest's clock.
+    pub fn system_time_ns(&self) -> u64 {
+        self.clock.system_time_ns()
     }
 
     /// The bell of a vCPU.
@@ -186,13 +196,7 @@ impl KvmPlatform {
 
     /// Sends `vector` to `vcpu`'s local APIC, or keeps it for the next entry.
     fn send(&self, vcpu: u32, vector: u8) {
-        // Destination IDs of 8 bits; wider ones need the extended format.
-        let msi = kvm_msi {
-            address_lo: MSI_ADDRESS | (vcpu & 0xff) << 12,
-            address_hi: vcpu & 0xffff_ff00,
-            data: u32::from(vector),
-            ..Default::default()
-        };
+        let msi = kvm_msi { data: u32::from(vector), ..message_to(vcpu) };
         // Xen's virtual APIC takes a vector even while the guest has it switched
         // off, KVM's drops it: Linux registers its vcpu_info, which makes an
         // upcall pending, long before it switches its APIC on.
@@ -217,6 +221,16 @@ impl KvmPlatform {
             kicker.wait(timeout);
         }
         true
+    }
+}
+
+/// A message to the local APIC of `vcpu`: physical destination.
+fn message_to(vcpu: u32) -> kvm_msi {
+    kvm_msi {
+        // Destination IDs of 8 bits; wider ones need the extended format.
+        address_lo: MSI_ADDRESS | (vcpu & 0xff) << 12,
+        address_hi: vcpu & 0xffff_ff00,
+        ..Default::default()
     }
 }
 
@@ -311,9 +325,14 @@ impl Platform for KvmPlatform {
         (self.releaser)(start, pages);
     }
 
-    fn set_vcpu_up(&self, _vcpu: u32, _up: bool) -> Result<(), Errno> {
-        // vCPUs come up by INIT-SIPI through their local APICs.
-        Err(Errno::ENOSYS)
+    fn start_limits(&self) -> StartLimits {
+        vcpu_start::limits()
+    }
+
+    fn raise_nmi(&self, vcpu: u32) -> Result<(), Errno> {
+        // KVM_NMI would wait for the vCPU to come out; a message does not.
+        let msi = kvm_msi { data: DELIVER_NMI, ..message_to(vcpu) };
+        self.vm.signal_msi(msi).map(drop).map_err(|_| Errno::ENOSYS)
     }
 
     fn console_output(&self, bytes: &[u8]) {

@@ -12,4 +12,5 @@ pub mod loader;
 pub mod machine;
 pub mod memory;
 pub mod output;
+mod power;
 pub mod vcpu;

@@ -10,8 +10,10 @@ use xen_abi::sched::{
 
 use super::devices::{PortDevices, PortEffect};
 use super::exit::{ExitLatch, ExitReason};
+use super::power::Power;
 use crate::kvm::{
-    HYPERCALL_MSR, HypercallExit, KvmPlatform, PortIoStub, VcpuAccess, accept_msr, paging, width,
+    HYPERCALL_MSR, HypercallExit, KvmPlatform, PortIoStub, RunMeter, VcpuAccess, accept_msr,
+    paging, width,
 };
 use crate::pages::Width;
 use crate::xen::hypercall_page::StubKind;
@@ -64,6 +66,8 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
         shared.end(ExitReason::Failed(format!("vCPU {id}: no signal handler: {error}")));
         return;
     }
+    let mut power = Power::new(id, shared);
+    let mut meter = RunMeter::of_this_thread(shared.platform.system_time_ns());
     while !shared.exit.is_ending() {
         shared.domain.before_entry(id);
         // Set by what no hypercall of this vCPU did: a watchdog, the last down.
@@ -71,11 +75,20 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             shared.end(reason_of(reason));
             break;
         }
+        if let Err(error) = power.before_entry(&mut fd, shared) {
+            let how = format!("vCPU {id}: KVM refuses its start state: {error}");
+            shared.end(ExitReason::Crash(how));
+            break;
+        }
         if let Err(error) = shared.platform.before_entry(id, &fd) {
             shared.end(ExitReason::Failed(error.to_string()));
             break;
         }
         let event = enter(id, &mut fd, shared);
+        if let Err(error) = power.after_exit(&fd, shared) {
+            shared.end(ExitReason::Failed(format!("vCPU {id}: KVM_GET_MP_STATE: {error}")));
+        }
+        account(id, shared, &mut meter, false);
         if shared.platform.guarded().is_active() {
             let guarded = shared.platform.guarded();
             if guarded.after_exit(id, &shared.domain.memory(), &shared.vm) {
@@ -85,7 +98,12 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
         }
         match event {
             Event::Nothing => {}
-            Event::Hypercall(call, arrival) => hypercall(id, &mut fd, shared, &call, arrival),
+            Event::Hypercall(call, arrival) => {
+                let waited = hypercall(id, &mut fd, shared, &call, arrival);
+                if waited {
+                    account(id, shared, &mut meter, true);
+                }
+            }
             Event::HypercallPage(value) => match width(&mut fd) {
                 Ok(width) => {
                     let stubs = StubKind::PortIo(HYPERCALL_PORT);
@@ -99,6 +117,14 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
         }
     }
     kicker.leave();
+}
+
+/// Tells the domain what became of the time since the last call. After a wait
+/// this is told at once, while the vCPU still counts as blocked.
+fn account(id: u32, shared: &Shared, meter: &mut RunMeter, waited: bool) {
+    if let Some(spent) = meter.since_last(shared.platform.system_time_ns(), waited) {
+        shared.domain.account_runstate(id, spent);
+    }
 }
 
 /// Adds to a crash where the guest stood.
@@ -181,12 +207,20 @@ fn failed(id: u32, what: &str, error: vmm_sys_util::errno::Error) -> Event {
     Event::End(ExitReason::Failed(format!("vCPU {id}: {what}: {error}")))
 }
 
-fn hypercall(id: u32, fd: &mut VcpuFd, shared: &Shared, call: &Hypercall, arrival: Arrival) {
+/// Serves a hypercall; whether the thread slept in it.
+fn hypercall(
+    id: u32,
+    fd: &mut VcpuFd,
+    shared: &Shared,
+    call: &Hypercall,
+    arrival: Arrival,
+) -> bool {
+    let mut waited = false;
     let paging = match paging(fd) {
         Ok(paging) => paging,
         Err(error) => {
             shared.end(ExitReason::Failed(format!("vCPU {id}: reading its registers: {error}")));
-            return;
+            return waited;
         }
     };
     let memory = shared.domain.memory();
@@ -198,6 +232,7 @@ fn hypercall(id: u32, fd: &mut VcpuFd, shared: &Shared, call: &Hypercall, arriva
             0
         }
         Outcome::Wait { deadline_ns } => {
+            waited = true;
             while shared.domain.still_waiting(id) && !shared.exit.is_ending() {
                 if !shared.platform.wait(id, deadline_ns) {
                     break;
@@ -223,6 +258,7 @@ fn hypercall(id: u32, fd: &mut VcpuFd, shared: &Shared, call: &Hypercall, arriva
             }
         }
     }
+    waited
 }
 
 fn reason_of(shutdown: u32) -> ExitReason {

@@ -37,6 +37,8 @@ mod timer;
 mod upcall;
 mod vcpu;
 mod vcpu_op;
+mod vcpu_power;
+mod vcpu_start;
 mod version;
 mod vm_assist;
 
@@ -48,4 +50,5 @@ pub use grant_table::{GrantAccess, GrantError, GrantTable, MappedGrant};
 pub use hvm_params::HvmParams;
 pub use hypercall_page::StubKind;
 pub use platform::{CallbackVia, CallingVcpu, Clock, PageOwner, Platform, VcpuArea};
-pub use runstate::RunState;
+pub use runstate::{RunState, Spent};
+pub use vcpu_start::{StartLimits, StartSegment, VcpuStart};

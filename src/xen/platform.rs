@@ -4,6 +4,7 @@
 use vm_memory::GuestAddress;
 use xen_abi::errno::Errno;
 
+use super::StartLimits;
 use crate::clock::{SystemTimeLine, WallclockEpoch};
 
 /// The domain's clocks. All methods may be called from any thread.
@@ -118,11 +119,11 @@ pub trait Platform: Send + Sync {
     /// guest asks for them again, for which there is no call.
     fn release_pages(&self, start: GuestAddress, pages: u64);
 
-    /// Brings `vcpu` up (`true`) or takes it down, for `VCPUOP_up` and `_down`.
-    ///
-    /// # Errors
-    /// `EINVAL` where the vCPU was not initialised, `ENOSYS` if unsupported.
-    fn set_vcpu_up(&self, vcpu: u32, up: bool) -> Result<(), Errno>;
+    /// The control register bits that the guest's CPUs have, for
+    /// `VCPUOP_initialise`.
+    fn start_limits(&self) -> StartLimits {
+        StartLimits::MOST
+    }
 
     /// Raises a non-maskable interrupt at `vcpu`, for `VCPUOP_send_nmi`.
     ///

@@ -26,6 +26,15 @@ pub enum RunState {
     Offline = 3,
 }
 
+/// Time in which a vCPU's thread did not run, since it was last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// It wanted to run, and another thread had the CPU: stolen time.
+    pub runnable_ns: u64,
+    /// It slept, in HLT for instance.
+    pub blocked_ns: u64,
+}
+
 /// The account of one vCPU and the area where the guest reads it.
 #[derive(Debug)]
 pub(super) struct Runstate {
@@ -52,10 +61,45 @@ impl Runstate {
     /// earlier by another thread adds nothing.
     pub(super) fn enter(&mut self, state: RunState, now_ns: u64) {
         let elapsed_ns = now_ns.saturating_sub(self.entry_ns);
-        let sum = &mut self.time_ns[self.state as usize];
-        *sum = sum.saturating_add(elapsed_ns);
-        self.entry_ns = self.entry_ns.max(now_ns);
+        self.enter_after(elapsed_ns, now_ns);
         self.state = state;
+    }
+
+    pub(super) fn is_offline(&self) -> bool {
+        self.state == RunState::Offline
+    }
+
+    /// Divides the time since the last change and counts on from `now_ns` in
+    /// the same state; whether anything is different from what was counted.
+    fn account(&mut self, spent: Spent, now_ns: u64) -> bool {
+        let elapsed_ns = now_ns.saturating_sub(self.entry_ns);
+        let mut rest_ns = elapsed_ns;
+        let mut give = |sum: RunState, want_ns: u64| {
+            let part_ns = want_ns.min(rest_ns);
+            rest_ns -= part_ns;
+            let sum = &mut self.time_ns[sum as usize];
+            *sum = sum.saturating_add(part_ns);
+        };
+        match self.state {
+            RunState::Running => {
+                give(RunState::Runnable, spent.runnable_ns);
+                give(RunState::Blocked, spent.blocked_ns);
+            }
+            // The CPU was not given at once when the wait was over.
+            RunState::Blocked => give(RunState::Runnable, spent.runnable_ns),
+            RunState::Runnable | RunState::Offline => {}
+        }
+        if rest_ns == elapsed_ns {
+            return false;
+        }
+        self.enter_after(rest_ns, now_ns);
+        true
+    }
+
+    fn enter_after(&mut self, rest_ns: u64, now_ns: u64) {
+        let sum = &mut self.time_ns[self.state as usize];
+        *sum = sum.saturating_add(rest_ns);
+        self.entry_ns = self.entry_ns.max(now_ns);
     }
 
     /// The account as the guest's area shows it: the current state counts from
@@ -88,31 +132,29 @@ pub(super) fn narrow(info: &VcpuRunstateInfo) -> VcpuRunstateInfo32 {
 }
 
 impl Domain {
-    /// `vcpu` enters a runstate now; called by its own thread. Reaching
-    /// [`RunState::Running`] also makes the vCPU up.
+    /// `vcpu` enters a runstate now; called by its own thread.
     ///
-    /// A vCPU is running from its first `vcpu_op` on and blocked while it is in
-    /// [`Outcome::Wait`](super::Outcome::Wait) without this: a machine calls it
-    /// where it knows more, of halted vCPUs or of stolen time.
+    /// A vCPU is running from [`Domain::vcpu_started`] on, offline while it is
+    /// down and blocked while it is in [`Outcome::Wait`](super::Outcome::Wait)
+    /// without this: a machine calls it where it knows more.
     pub fn enter_runstate(&self, vcpu: u32, state: RunState) {
         let Some(target) = self.vcpu(vcpu) else { return };
-        if state == RunState::Running {
-            target.initialised.store(true, Ordering::Relaxed);
-            target.up.store(true, Ordering::Relaxed);
-        }
         let now_ns = self.clock.system_time_ns();
         let mut runstate = lock(&target.runstate);
         runstate.enter(state, now_ns);
         self.publish_runstate(&runstate);
     }
 
-    /// `vcpu` made a call, so it is up and runs, however it was started:
-    /// secondary vCPUs come by INIT and SIPI through a LAPIC that is not ours.
-    pub(super) fn seen_running(&self, vcpu: u32) {
+    /// Says what became of the time since `vcpu` entered its runstate, or since
+    /// the last such call: how much of it its thread did not run, and why. Of a
+    /// vCPU that is offline this says nothing. Called by its own thread, now
+    /// and then: the guest sees stolen time only after it.
+    pub fn account_runstate(&self, vcpu: u32, spent: Spent) {
         let Some(target) = self.vcpu(vcpu) else { return };
-        let offline = lock(&target.runstate).state == RunState::Offline;
-        if offline || !target.up.load(Ordering::Relaxed) {
-            self.enter_runstate(vcpu, RunState::Running);
+        let now_ns = self.clock.system_time_ns();
+        let mut runstate = lock(&target.runstate);
+        if runstate.account(spent, now_ns) {
+            self.publish_runstate(&runstate);
         }
     }
 
@@ -190,6 +232,44 @@ mod tests {
             let until = account.info_until(later_ns);
             prop_assert_eq!(until.time.iter().sum::<u64>(), later_ns - start_ns);
         }
+
+        #[test]
+        fn sums_stay_the_time_that_passed_however_it_is_divided(
+            steps in proptest::collection::vec(
+                (0u8..4, 0u64..1 << 40, 0u64..1 << 41, 0u64..1 << 41), 0..50),
+        ) {
+            let (mut account, mut now_ns) = (Runstate::new(0), 0);
+            for (next, elapsed_ns, runnable_ns, blocked_ns) in steps {
+                account.enter(state(next), now_ns);
+                now_ns += elapsed_ns;
+                let before = account.info_until(now_ns);
+                account.account(Spent { runnable_ns, blocked_ns }, now_ns);
+                let after = account.info_until(now_ns);
+                prop_assert_eq!(after.time.iter().sum::<u64>(), now_ns);
+                prop_assert_eq!(after.time[3], before.time[3], "offline is not ours to divide");
+            }
+        }
+    }
+
+    #[test]
+    fn time_that_the_thread_did_not_run() {
+        let spent = |runnable_ns, blocked_ns| Spent { runnable_ns, blocked_ns };
+        let mut account = Runstate::new(0);
+        account.enter(RunState::Running, 100);
+        assert!(account.account(spent(30, 20), 200));
+        assert_eq!(account.info().time, [50, 30, 20, 100]);
+        assert_eq!((account.info().state, account.info().state_entry_time), (0, 200));
+        assert!(!account.account(spent(0, 0), 250), "nothing to tell");
+        assert_eq!(account.info().state_entry_time, 200);
+        // More than there was: the other clock runs at another rate.
+        assert!(account.account(spent(70, 90), 300));
+        assert_eq!(account.info().time, [50, 100, 50, 100]);
+        account.enter(RunState::Blocked, 400);
+        assert!(account.account(spent(10, 500), 1000), "woken, and late on the CPU");
+        assert_eq!(account.info().time, [150, 110, 640, 100]);
+        account.enter(RunState::Offline, 1000);
+        assert!(!account.account(spent(10, 10), 1100));
+        assert_eq!(account.info_until(1100).time, [150, 110, 640, 200]);
     }
 
     #[test]

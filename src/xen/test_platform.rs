@@ -40,7 +40,6 @@ pub(super) struct Asked {
     pub backed: Vec<GuestAddress>,
     /// `release_pages`: (first frame, pages).
     pub released: Vec<(u64, u64)>,
-    pub ups: Vec<(u32, bool)>,
     pub nmis: Vec<u32>,
     pub console: Vec<u8>,
 }
@@ -126,11 +125,6 @@ impl Platform for FakePlatform {
 
     fn release_pages(&self, start: GuestAddress, pages: u64) {
         lock(&self.asked).released.push((start.0 >> 12, pages));
-    }
-
-    fn set_vcpu_up(&self, vcpu: u32, up: bool) -> Result<(), Errno> {
-        lock(&self.asked).ups.push((vcpu, up));
-        Ok(())
     }
 
     fn raise_nmi(&self, vcpu: u32) -> Result<(), Errno> {

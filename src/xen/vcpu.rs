@@ -10,6 +10,7 @@ use xen_abi::errno::Errno;
 use super::domain::{Domain, lock, read};
 use super::runstate::Runstate;
 use super::timer::Timers;
+use super::vcpu_start::VcpuStart;
 use super::{PageOwner, VcpuArea};
 use crate::pages::{self, TimeInfo};
 
@@ -34,8 +35,10 @@ pub(super) struct Vcpu {
     pub requests: AtomicU32,
     /// It has had its start state: vCPU 0, or any that ran.
     pub initialised: AtomicBool,
-    /// `VCPUOP_is_up`.
+    /// `VCPUOP_is_up`. Its thread looks here before it enters.
     pub up: AtomicBool,
+    /// The state of `VCPUOP_initialise`, until its thread takes it.
+    pub start: Mutex<Option<Box<VcpuStart>>>,
     pub areas: Mutex<ClockAreas>,
     pub runstate: Mutex<Runstate>,
     pub timers: Mutex<Timers>,
@@ -73,6 +76,7 @@ impl Vcpu {
             requests: AtomicU32::new(0),
             initialised: AtomicBool::new(id == 0),
             up: AtomicBool::new(id == 0),
+            start: Mutex::new(None),
             areas: Mutex::new(ClockAreas::default()),
             runstate: Mutex::new(Runstate::new(now_ns)),
             timers: Mutex::new(Timers::default()),

@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 use xen_abi::errno::Errno;
-use xen_abi::sched::SHUTDOWN_POWEROFF;
 use xen_abi::vcpu::{
     VCPU_SSHOTTMR_FUTURE, VCPUOP_DOWN, VCPUOP_GET_PHYSID, VCPUOP_GET_RUNSTATE_INFO,
     VCPUOP_INITIALISE, VCPUOP_IS_UP, VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA,
@@ -20,7 +19,7 @@ use super::domain::{Domain, lock, read};
 use super::runstate::narrow;
 use super::shared_info::{self, VCPU_INFO_SIZE};
 use super::timer::{MAX_PERIOD_NS, MIN_PERIOD_NS};
-use super::{Call, Reply};
+use super::{Call, Reply, vcpu_power};
 use crate::pages::{RunstateArea, Width};
 
 const PAGE_SIZE: u64 = 4096;
@@ -38,23 +37,10 @@ pub(super) fn op(call: &mut Call<'_>, cmd: u64, vcpuid: u64, arg: u64) -> Reply 
     let state = domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
     domain.seen_running(call.vcpu);
     match u32::try_from(cmd).map_err(|_| Errno::ENOSYS)? {
-        VCPUOP_INITIALISE => {
-            // The start state is a register set that the machine can not take
-            // from here: secondary vCPUs start by INIT and SIPI.
-            call.read_bytes(arg, &mut [0u8; 8])?;
-            let initialised = state.initialised.load(Ordering::Relaxed);
-            Err(if initialised { Errno::EEXIST } else { Errno::EOPNOTSUPP })
-        }
-        VCPUOP_UP => {
-            if !state.initialised.load(Ordering::Relaxed) {
-                return Err(Errno::EINVAL);
-            }
-            domain.platform.set_vcpu_up(vcpu, true)?;
-            state.up.store(true, Ordering::Relaxed);
-            Ok(0)
-        }
-        VCPUOP_DOWN => down(domain, vcpu),
-        VCPUOP_IS_UP => Ok(i64::from(state.up.load(Ordering::Relaxed))),
+        VCPUOP_INITIALISE => vcpu_power::initialise(call, vcpu, arg),
+        VCPUOP_UP => vcpu_power::up(domain, vcpu),
+        VCPUOP_DOWN => vcpu_power::down(domain, vcpu),
+        VCPUOP_IS_UP => Ok(i64::from(state.up.load(Ordering::SeqCst))),
         VCPUOP_GET_RUNSTATE_INFO => {
             let now_ns = domain.clock.system_time_ns();
             let info = lock(&state.runstate).info_until(now_ns);
@@ -68,7 +54,7 @@ pub(super) fn op(call: &mut Call<'_>, cmd: u64, vcpuid: u64, arg: u64) -> Reply 
             let linear = read_linear(call, arg)?;
             register_runstate(call, vcpu, linear)
         }
-        VCPUOP_REGISTER_RUNSTATE_PHYS_AREA => {
+        VCPUOP_REGISTER_RUNSTATE_PHYS_AREA if has_physical_areas(domain) => {
             let args: VcpuRegisterRunstateMemoryArea = call.read(arg)?;
             register_runstate_phys(call, vcpu, args.addr)
         }
@@ -106,7 +92,7 @@ pub(super) fn op(call: &mut Call<'_>, cmd: u64, vcpuid: u64, arg: u64) -> Reply 
             let linear = read_linear(call, arg)?;
             register_time(call, vcpu, linear)
         }
-        VCPUOP_REGISTER_VCPU_TIME_PHYS_AREA => {
+        VCPUOP_REGISTER_VCPU_TIME_PHYS_AREA if has_physical_areas(domain) => {
             let args: VcpuRegisterTimeMemoryArea = call.read(arg)?;
             register_time_phys(call, vcpu, args.addr)
         }
@@ -114,32 +100,18 @@ pub(super) fn op(call: &mut Call<'_>, cmd: u64, vcpuid: u64, arg: u64) -> Reply 
     }
 }
 
+/// Areas by physical address came with Xen 4.18.
+fn has_physical_areas(domain: &Domain) -> bool {
+    domain.config.xen_version >= (4, 18)
+}
+
 /// The one field of both `register_*_memory_area` structures: a pointer, of
 /// which a 32-bit caller fills in the low half only.
 fn read_linear(call: &mut Call<'_>, arg: u64) -> Result<u64, Errno> {
-    let args: VcpuRegisterRunstateMemoryArea = call.read(arg)?;
-    Ok(match call.width {
-        Width::Bits64 => args.addr,
-        Width::Bits32 => args.addr & 0xffff_ffff,
-    })
-}
-
-/// `VCPUOP_down`. The last vCPU that goes down takes the domain with it.
-fn down(domain: &Domain, vcpu: u32) -> Reply {
-    let others_up = domain
-        .vcpu_ids()
-        .filter(|&other| other != vcpu)
-        .filter_map(|other| domain.vcpu(other))
-        .any(|other| other.up.load(Ordering::Relaxed));
-    if !others_up {
-        domain.shut_down(SHUTDOWN_POWEROFF);
-        return Ok(0);
+    match call.width {
+        Width::Bits64 => call.read(arg),
+        Width::Bits32 => call.read::<u32>(arg).map(u64::from),
     }
-    domain.platform.set_vcpu_up(vcpu, false)?;
-    if let Some(state) = domain.vcpu(vcpu) {
-        state.up.store(false, Ordering::Relaxed);
-    }
-    Ok(0)
 }
 
 fn set_singleshot(call: &mut Call<'_>, vcpu: u32, arg: u64) -> Reply {

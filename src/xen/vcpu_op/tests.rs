@@ -5,9 +5,9 @@ use xen_abi::vcpu::VCPUOP_REGISTER_VCPU_INFO as REGISTER_INFO;
 use xen_abi::vcpu::{VcpuRunstateInfo, VcpuRunstateInfo32};
 
 use super::super::test_platform::{
-    FakeVcpu, HIGH_RAM, RAM_SIZE, domain, get, put, with_call, with_width,
+    FakeVcpu, HIGH_RAM, RAM_SIZE, config, domain, domain_with, get, put, with_call, with_width,
 };
-use super::super::{PageOwner, RunState, VcpuArea};
+use super::super::{DomainConfig, PageOwner, RunState, VcpuArea};
 use super::*;
 
 /// Where arguments are put.
@@ -35,7 +35,6 @@ fn unknown_commands_and_vcpus() {
 
 #[test]
 fn unreadable_arguments() {
-    let (domain, ..) = domain(1);
     let commands = [
         VCPUOP_INITIALISE,
         VCPUOP_GET_RUNSTATE_INFO,
@@ -47,39 +46,12 @@ fn unreadable_arguments() {
         VCPUOP_REGISTER_RUNSTATE_PHYS_AREA,
         VCPUOP_REGISTER_VCPU_TIME_PHYS_AREA,
     ];
+    let (domain, ..) = domain_with(DomainConfig { xen_version: (4, 18), ..config(1) });
     for cmd in commands {
         for arg in [RAM_SIZE as u64, u64::MAX - 3, u64::MAX] {
             assert_eq!(call_op(&domain, 0, cmd, 0, arg), Err(Errno::EFAULT), "{cmd} {arg:#x}");
         }
     }
-}
-
-#[test]
-fn up_and_down() {
-    let (domain, platform, _) = domain(3);
-    assert_eq!(call_op(&domain, 0, VCPUOP_IS_UP, 0, 0), Ok(1));
-    assert_eq!(call_op(&domain, 0, VCPUOP_IS_UP, 1, 0), Ok(0));
-    assert_eq!(call_op(&domain, 0, VCPUOP_UP, 1, 0), Err(Errno::EINVAL), "never initialised");
-    assert_eq!(call_op(&domain, 0, VCPUOP_INITIALISE, 1, ARG), Err(Errno::EOPNOTSUPP));
-    // It came up through its LAPIC.
-    domain.enter_runstate(1, RunState::Running);
-    assert_eq!(call_op(&domain, 0, VCPUOP_IS_UP, 1, 0), Ok(1));
-    assert_eq!(call_op(&domain, 0, VCPUOP_INITIALISE, 1, ARG), Err(Errno::EEXIST));
-    assert_eq!(call_op(&domain, 0, VCPUOP_DOWN, 1, 0), Ok(0));
-    assert_eq!(call_op(&domain, 0, VCPUOP_IS_UP, 1, 0), Ok(0));
-    assert_eq!(call_op(&domain, 0, VCPUOP_UP, 1, 0), Ok(0));
-    assert_eq!(platform.take().ups, [(1, false), (1, true)]);
-    // Making a call is proof of being up.
-    assert_eq!(call_op(&domain, 2, VCPUOP_IS_UP, 2, 0), Ok(1));
-    assert_eq!(domain.shutdown_reason(), None);
-}
-
-#[test]
-fn the_last_vcpu_down_takes_the_domain_down() {
-    let (domain, platform, _) = domain(2);
-    assert_eq!(call_op(&domain, 0, VCPUOP_DOWN, 0, 0), Ok(0));
-    assert_eq!(domain.shutdown_reason(), Some(SHUTDOWN_POWEROFF));
-    assert_eq!(platform.take().kicked, [0, 1]);
 }
 
 #[test]
@@ -128,8 +100,30 @@ fn runstate_area_by_virtual_address() {
 }
 
 #[test]
-fn areas_by_physical_address() {
-    let (domain, platform, _) = domain(1);
+fn a_32_bit_handle_is_four_bytes() {
+    let (domain, _, clock) = domain(1);
+    clock.set_ns(10);
+    // The last four bytes of RAM: eight could not be read.
+    let end = RAM_SIZE as u64 - 4;
+    put(&domain, end, &0x5000u32);
+    for cmd in [VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA] {
+        let reply = |width| with_width(&domain, 0, width, |call| op(call, cmd.into(), 0, end));
+        assert_eq!(reply(Width::Bits64), Err(Errno::EFAULT));
+        assert_eq!(reply(Width::Bits32), Ok(0));
+        put(&domain, end, &0x6000u32);
+    }
+    assert_eq!(domain.time_area_address(0), Some(GuestAddress(0x6000)));
+    assert_eq!(get::<u64>(&domain, 0x5008), 10, "the runstate in the domain's layout");
+}
+
+#[test]
+fn areas_by_physical_address_came_with_4_18() {
+    let (before, ..) = domain(1);
+    put(&before, ARG, &HIGH_RAM);
+    for cmd in [VCPUOP_REGISTER_RUNSTATE_PHYS_AREA, VCPUOP_REGISTER_VCPU_TIME_PHYS_AREA] {
+        assert_eq!(call_op(&before, 0, cmd, 0, ARG), Err(Errno::ENOSYS));
+    }
+    let (domain, platform, _) = domain_with(DomainConfig { xen_version: (4, 18), ..config(1) });
     let cases = [
         (HIGH_RAM, Ok(0)),
         (HIGH_RAM + 0xfd0, Ok(0)),
@@ -226,7 +220,7 @@ fn vcpu_info_registration() {
     assert_eq!(register(0, 0, 10, 0), Err(Errno::EINVAL), "twice");
     // Others: only while they are down.
     assert_eq!(register(0, 1, 11, 0), Ok(0));
-    domain.enter_runstate(2, RunState::Running);
+    domain.vcpu_started(2);
     assert_eq!(register(0, 2, 12, 0), Err(Errno::EINVAL));
     assert_eq!(register(2, 2, 12, 0), Ok(0));
     // Beyond 32 there is no default place.
