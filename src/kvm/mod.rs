@@ -20,7 +20,8 @@ pub use clock::{GuestTsc, KvmClock, OffsetError};
 pub use cpuid::guest_cpuid;
 pub use guarded::{Guarded, GuardedReport};
 pub use hypercall::{
-    HypercallExit, PortIoStub, VcpuAccess, accept_msr, paging, share_registers, width,
+    HypercallExit, PortIoStub, VcpuAccess, accept_msr, intercepted_stub, paging, share_registers,
+    width,
 };
 pub use kick::VcpuKicker;
 pub use page_walk::Paging;

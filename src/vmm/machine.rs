@@ -25,10 +25,10 @@ use crate::host::read_realtime;
 use crate::kvm::{
     Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
     PageBacker, ProbeError, XenVm, XenVmConfig, XenVmError, add_memory, guest_cpuid,
-    share_registers,
+    intercepted_stub, share_registers,
 };
 use crate::pages::{GuestRam, GuestRamHandle};
-use crate::xen::{Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, cpuid};
+use crate::xen::{Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, StubKind, cpuid};
 
 /// What a machine boots.
 #[derive(Clone, Debug)]
@@ -223,10 +223,14 @@ impl Machine {
         platform.guarded().before_run(&vm.vm);
         platform.start(&domain).map_err(host("the timer thread"))?;
         let XenVm { vm, vcpus, clock, .. } = vm;
+        let stubs = match hypercalls {
+            HypercallMode::KvmXen => intercepted_stub(),
+            HypercallMode::PortIo => StubKind::PortIo(vcpu::HYPERCALL_PORT),
+        };
         tracing::debug!("ready to run");
         let exit = ExitLatch::default();
         Ok(Self {
-            shared: Arc::new(Shared { domain, platform, vm, devices, exit }),
+            shared: Arc::new(Shared { domain, platform, vm, stubs, devices, exit }),
             vcpus,
             clock,
             hypercalls,

@@ -182,7 +182,7 @@ fn add_one(call: &mut Call, space: u32, idx: u64, gfn: u64) -> Result<(), Errno>
             domain.back(gfn)?;
             // What lies there lets go first, with its contents.
             displace(domain, gfn, Special::SharedInfo);
-            shared_info::place(domain, call.vcpu, gfn, call.width)
+            shared_info::place(domain, call.vcpu, gfn)
         }
         XENMAPSPACE_GRANT_TABLE => {
             // An `unsigned int`; the bit for status frames means nothing to a
