@@ -28,7 +28,9 @@ use crate::kvm::{
     intercepted_stub, share_registers,
 };
 use crate::pages::{GuestRam, GuestRamHandle};
-use crate::xen::{Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, StubKind, cpuid};
+use crate::xen::{
+    Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, StubKind, cpuid,
+};
 
 /// What a machine boots.
 #[derive(Clone, Debug)]

@@ -41,7 +41,7 @@ use xen_abi::version::{FeatureInfo, XENVER_GET_FEATURES};
 
 entry!(main);
 
-const HYPERCALLS: u64 = 65;
+const HYPERCALLS: usize = 65;
 const ARGUMENT_WORDS: usize = 64;
 const MULTICALL_WORDS: usize = 8;
 const MULTICALL_ENTRIES: usize = 8;
@@ -108,7 +108,7 @@ impl Answers {
 }
 
 /// By hypercall number.
-static ANSWERS: [Answers; HYPERCALLS as usize] = [const { Answers::none() }; HYPERCALLS as usize];
+static ANSWERS: [Answers; HYPERCALLS] = [const { Answers::none() }; HYPERCALLS];
 static CALLS: AtomicU64 = AtomicU64::new(u64::MAX);
 static DURATION_TSC: AtomicU64 = AtomicU64::new(0);
 static SEED: AtomicU64 = AtomicU64::new(1);
@@ -227,7 +227,7 @@ fn hostile_call(random: &mut Random, sandbox: Caller) -> (u64, [u64; 6]) {
     if random.below(2) == 0 {
         return forms::call(random, sandbox);
     }
-    let number = match random.below(HYPERCALLS) {
+    let number = match random.below(HYPERCALLS as u64) {
         // Its stub is an undefined instruction: HVM guests have no such call.
         HYPERVISOR_IRET => HYPERVISOR_XEN_VERSION,
         number => number,
@@ -235,7 +235,7 @@ fn hostile_call(random: &mut Random, sandbox: Caller) -> (u64, [u64; 6]) {
     if number == HYPERVISOR_MULTICALL {
         // A list of calls of the same kind, each op, result and six arguments.
         for entry in 0..MULTICALL_ENTRIES {
-            let number = random.below(HYPERCALLS);
+            let number = random.below(HYPERCALLS as u64);
             let arguments = single_call(random, sandbox, number);
             let first = entry * MULTICALL_WORDS;
             sandbox.write(first, number);

@@ -5,7 +5,6 @@ use xen_abi::arch_x86::SharedInfo;
 use super::super::shared_info;
 use super::super::test_platform::{domain, get, put};
 use super::*;
-use crate::pages::Width;
 
 const PAGE: u64 = 0x5000;
 

@@ -119,12 +119,7 @@ const FORMS: &[Form] = &[
     (GRANT, GNTTABOP_SET_VERSION, Shape::Counted, &[Small]),
     (GRANT, GNTTABOP_GET_VERSION, Shape::Counted, &[Domain]),
     (GRANT, GNTTABOP_GET_STATUS_FRAMES, Shape::Counted, &[Small, Domain, Half, Buffer]),
-    (
-        GRANT,
-        GNTTABOP_COPY,
-        Shape::Counted,
-        &[Frame, Domain, Half, Frame, Domain, Half, Half, Half],
-    ),
+    (GRANT, GNTTABOP_COPY, Shape::Counted, &[Frame, Domain, Half, Frame, Domain, Half, Half, Half]),
     (GRANT, GNTTABOP_MAP_GRANT_REF, Shape::Counted, &[Buffer, Small, Small, Domain]),
     (GRANT, GNTTABOP_UNMAP_GRANT_REF, Shape::Counted, &[Buffer, Any, Small]),
     (GRANT, GNTTABOP_SWAP_GRANT_REF, Shape::Counted, &[Small, Small]),
@@ -150,7 +145,7 @@ const FORMS: &[Form] = &[
     (HYPERVISOR_CONSOLE_IO, 0, Shape::Vcpus, &[]),
 ];
 /// Where the values are that a [`Field::List`] names, in words of the sandbox.
-const LIST: u64 = 40;
+const LIST: usize = 40;
 
 /// A call out of the table.
 pub fn call(random: &mut Random, sandbox: Caller) -> (u64, [u64; 6]) {
@@ -160,7 +155,7 @@ pub fn call(random: &mut Random, sandbox: Caller) -> (u64, [u64; 6]) {
     let frames = random.below(4) != 0;
     for word in 0..16 {
         let value = if frames { random.target() >> 12 } else { random.below(64) };
-        sandbox.write(LIST as usize + word, value);
+        sandbox.write(LIST + word, value);
     }
     // Word by word, without SSE: a software KVM knows little of it.
     let (mut word, mut index, mut at) = (0_u64, 0_usize, 0_usize);
@@ -209,7 +204,7 @@ fn field_value(field: Field, random: &mut Random, sandbox: Caller) -> (u64, usiz
         Long => (random.below(if odd { 1 << 32 } else { 16 }), 8),
         Frame => (if odd { random.value() } else { random.target() >> 12 }, 8),
         List if odd => (super::unmapped_address(random), 8),
-        List => (sandbox.address(LIST), 8),
+        List => (sandbox.address(LIST as u64), 8),
         Buffer if odd => (super::unmapped_address(random), 8),
         Buffer => (random.target(), 8),
         Past => (random.below(1000) + 1, 8),
