@@ -17,8 +17,9 @@ use std::sync::Arc;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use kvm_xen::clock::SystemTimeLine;
 use kvm_xen::kvm::{
-    Capabilities, ClockMode, HYPERCALL_MSR, HypercallExit, KVM_DEVICE, KvmPlatform, PortIoStub,
-    VcpuAccess, XenVm, XenVmConfig, guest_cpuid, paging, release_pages, share_registers,
+    Capabilities, ClockMode, HYPERCALL_MSR, HypercallExit, KVM_DEVICE, KvmPlatform,
+    MachineServices, PortIoStub, VcpuAccess, XenVm, XenVmConfig, guest_cpuid, paging,
+    release_pages, share_registers,
 };
 use kvm_xen::pages::{GuestRamHandle, read_time};
 use kvm_xen::xen::{
@@ -61,9 +62,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         config.vcpus,
         caps,
         ClockMode::Owned,
-        Box::new(|bytes| print!("{}", String::from_utf8_lossy(bytes))),
-        Box::new(|_| Err(Errno::EINVAL)),
-        Box::new(move |start, pages| release_pages(&given_back.memory(), start, pages)),
+        MachineServices {
+            console: Box::new(|bytes| print!("{}", String::from_utf8_lossy(bytes))),
+            backer: Box::new(|_| Err(Errno::EINVAL)),
+            releaser: Box::new(move |start, pages| {
+                release_pages(&given_back.memory(), start, pages)
+            }),
+        },
     ));
     let domain = Arc::new(Domain::new(
         config.clone(),

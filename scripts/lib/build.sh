@@ -19,6 +19,26 @@ build_guest() {
     printf '%s\n' "$RELEASE_DIR/$1"
 }
 
+# build_guest32: builds the 32-bit bare-metal guest, which is C against Xen's
+# public headers; prints its path. No library of 32-bit code is needed.
+build_guest32() {
+    local from="$REPO/guests/c32" out="$TARGET_DIR/guest32"
+    # shellcheck disable=SC2054  # the commas are the linker's
+    local flags=(
+        -m32 -march=i686 -std=gnu11 -O2 -ffreestanding -fno-builtin -nostdlib -static
+        -fno-pic -no-pie -fno-stack-protector -fcf-protection=none
+        -fno-asynchronous-unwind-tables -mgeneral-regs-only -Wall -Wextra -Werror
+        -D__XEN_INTERFACE_VERSION__=0x00040e00
+        -Wl,-m,elf_i386 -Wl,-T,"$from/link.ld" -Wl,--build-id=none -Wl,-z,norelro
+        -Wl,-z,max-page-size=4096
+    )
+    mkdir -p "$TARGET_DIR"
+    quietly "$CACHE/build-guest32.log" \
+        gcc "${flags[@]}" -o "$out" "$from/start.S" "$from"/*.c ||
+        die "the 32-bit guest does not build (log: $CACHE/build-guest32.log)"
+    printf '%s\n' "$out"
+}
+
 # build_agent: builds the static program that is the init of Linux guests, which
 # looks at their clocks; prints its path.
 build_agent() {

@@ -26,11 +26,13 @@ debian_mirror() {
     [[ -n $fallback ]] && printf '%s\n' "$fallback"
 }
 
-# A suite here may be several joined by "+", read as one: "bookworm+bookworm-security".
+# A suite here may be several joined by "+", read as one: "bookworm+bookworm-security",
+# and end in "@" and an architecture other than amd64: "bookworm@i386".
 
 # suite_options SUITE: fills SUITE_OPTIONS with what makes apt use its lists.
 suite_options() {
-    local suite="$1" dir="$CACHE/apt/$1"
+    local suite="$1" dir="$CACHE/apt/$1" architecture=amd64
+    [[ $suite != *@* ]] || architecture="${suite##*@}"
     mkdir -p "$dir/none" "$dir/lists/partial" "$dir/cache/archives/partial"
     SUITE_OPTIONS=(
         -oDir::Etc::sourcelist="$dir/$suite.list"
@@ -44,8 +46,8 @@ suite_options() {
         -oAcquire::IndexTargets::deb::DEP-11-icons-small::DefaultEnabled=false
         -oAcquire::IndexTargets::deb::DEP-11-icons::DefaultEnabled=false
         -oAcquire::Retries=3
-        -oAPT::Architecture=amd64
-        -oAPT::Architectures=amd64
+        -oAPT::Architecture="$architecture"
+        -oAPT::Architectures="$architecture"
         -oAPT::Sandbox::User=root
         -oAPT::Update::Post-Invoke=
         -oDebug::NoLocking=1
@@ -60,7 +62,8 @@ suite_update() {
         return 0
     fi
     : >"$dir/$suite.list"
-    for part in ${suite//+/ }; do
+    local suites="${suite%@*}"
+    for part in ${suites//+/ }; do
         if mirror="$(debian_mirror "$part")"; then
             printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
                 "$mirror" "$part" >>"$dir/$suite.list"

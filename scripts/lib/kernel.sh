@@ -5,12 +5,18 @@
 # kernel_debs SERIES: fills KERNEL_DEBS with the packages of the newest kernel.
 kernel_debs() {
     local series="$1" suite
+    KERNEL_DEBS=()
     case $series in
+    6.1-686-pae)
+        # A 32-bit kernel with PAE paging, the only kind that speaks Xen.
+        KERNEL_DEBS=("$(fetch_deb bookworm@i386 '^linux-image-6[.]1[.][0-9.-]*-686-pae$')")
+        return
+        ;;
     5.10) suite=bullseye ;;
     6.1) suite=bookworm+bookworm-security ;;
     6.12) suite=bookworm-backports+bookworm-security ;;
     7.*) suite=sid ;;
-    *) die "unknown kernel series '$series': known are 5.10, 6.1, 6.12 and 7.2" ;;
+    *) die "unknown kernel series '$series': known are 5.10, 6.1, 6.1-686-pae, 6.12 and 7.2" ;;
     esac
     local re="${series//./\\.}" image modules
     if [[ $suite == sid ]]; then

@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "kvm_run holds its exits in a union")]
 
+use std::arch::x86_64::__cpuid;
+
 use kvm_bindings::{KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_run, kvm_sregs};
 use kvm_ioctls::{SyncReg, VcpuFd};
 use vm_memory::GuestAddress;
@@ -10,7 +12,7 @@ use vmm_sys_util::errno::Error;
 use super::HypercallMode;
 use super::page_walk::Paging;
 use crate::pages::{GuestRam, Width};
-use crate::xen::{CallingVcpu, Hypercall};
+use crate::xen::{CallingVcpu, Hypercall, StubKind};
 
 const KVM_EXIT_XEN: u32 = 34;
 const KVM_EXIT_XEN_HCALL: u32 = 1;
@@ -48,6 +50,16 @@ impl CallingVcpu for VcpuAccess<'_> {
         };
         self.last = Some((page, frame));
         Some(GuestAddress(frame | offset))
+    }
+}
+
+/// The stub that a KVM with Xen support intercepts: the instruction of this
+/// host's kind of virtualization.
+pub fn intercepted_stub() -> StubKind {
+    // EBX of leaf 0: "Auth"enticAMD, "Hygo"nGenuine.
+    match &__cpuid(0).ebx.to_le_bytes() {
+        b"Auth" | b"Hygo" => StubKind::Vmmcall,
+        _ => StubKind::Vmcall,
     }
 }
 

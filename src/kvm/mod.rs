@@ -25,11 +25,14 @@ pub use clock::{GuestTsc, KvmClock, OffsetError};
 pub use cpuid::guest_cpuid;
 pub use guarded::{Guarded, GuardedReport};
 pub use hypercall::{
-    HypercallExit, PortIoStub, VcpuAccess, accept_msr, paging, share_registers, width,
+    HypercallExit, PortIoStub, VcpuAccess, accept_msr, intercepted_stub, paging, share_registers,
+    width,
 };
 pub use kick::VcpuKicker;
 pub use page_walk::Paging;
-pub use platform::{ConsoleSink, EntryError, KvmPlatform, PageBacker, PageReleaser};
+pub use platform::{
+    ConsoleSink, EntryError, KvmPlatform, MachineServices, PageBacker, PageReleaser,
+};
 pub use probe::{
     CallbackDelivery, Capabilities, ClockMode, HypercallMode, KVM_DEVICE, KvmFeature, ProbeError,
 };

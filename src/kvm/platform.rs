@@ -35,6 +35,16 @@ pub type PageBacker = Box<dyn Fn(GuestAddress) -> Result<(), Errno> + Send + Syn
 /// [`Platform::release_pages`].
 pub type PageReleaser = Box<dyn Fn(GuestAddress, u64) + Send + Sync>;
 
+/// What the machine around a [`KvmPlatform`] does for its guest.
+pub struct MachineServices {
+    /// Takes console output.
+    pub console: ConsoleSink,
+    /// Puts memory behind pages beyond RAM.
+    pub backer: PageBacker,
+    /// Takes back the memory of pages that the guest gave up.
+    pub releaser: PageReleaser,
+}
+
 /// Why a vCPU can not enter the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
@@ -76,9 +86,7 @@ pub struct KvmPlatform {
     refused: AtomicBool,
     /// For each vCPU the vector that its local APIC did not take, or 0.
     untaken: Vec<AtomicU8>,
-    console: ConsoleSink,
-    backer: PageBacker,
-    releaser: PageReleaser,
+    services: MachineServices,
 }
 
 impl KvmPlatform {
@@ -89,9 +97,7 @@ impl KvmPlatform {
         vcpus: u32,
         caps: Capabilities,
         mode: ClockMode,
-        console: ConsoleSink,
-        backer: PageBacker,
-        releaser: PageReleaser,
+        services: MachineServices,
     ) -> Self {
         let count = usize::try_from(vcpus).unwrap_or(usize::MAX);
         let timers = Timers::new(count, Arc::clone(&clock) as Arc<dyn Clock>);
@@ -108,9 +114,7 @@ impl KvmPlatform {
             timers: Arc::new(timers),
             timer_thread: Mutex::new(None),
             untaken: (0..vcpus).map(|_| AtomicU8::new(0)).collect(),
-            console,
-            backer,
-            releaser,
+            services,
         }
     }
 
@@ -318,11 +322,11 @@ impl Platform for KvmPlatform {
     }
 
     fn back_page(&self, gpa: GuestAddress) -> Result<(), Errno> {
-        (self.backer)(gpa)
+        (self.services.backer)(gpa)
     }
 
     fn release_pages(&self, start: GuestAddress, pages: u64) {
-        (self.releaser)(start, pages);
+        (self.services.releaser)(start, pages);
     }
 
     fn start_limits(&self) -> StartLimits {
@@ -336,6 +340,6 @@ impl Platform for KvmPlatform {
     }
 
     fn console_output(&self, bytes: &[u8]) {
-        (self.console)(bytes);
+        (self.services.console)(bytes);
     }
 }

@@ -108,10 +108,10 @@ impl XenVm {
         let vm = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
         vm.set_tss_address(TSS_ADDRESS).map_err(call("KVM_SET_TSS_ADDR"))?;
         vm.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
-        match config.hypercalls {
-            HypercallMode::KvmXen => intercept_hypercalls(&vm)?,
-            HypercallMode::PortIo => exit_on_hypercall_msr(&vm)?,
+        if config.hypercalls == HypercallMode::KvmXen {
+            intercept_hypercalls(&vm)?;
         }
+        exit_on_hypercall_msr(&vm)?;
         for (slot, region) in (0u32..).zip(memory.iter()) {
             add_memory(&vm, slot, region)?;
         }
@@ -157,8 +157,9 @@ fn intercept_hypercalls(vm: &VmFd) -> Result<(), XenVmError> {
     ioctls::xen_hvm_config(vm, &config).map_err(call("KVM_XEN_HVM_CONFIG"))
 }
 
-/// Makes writes of the hypercall page MSR, which no KVM without Xen knows,
-/// exit to us.
+/// Makes writes of the hypercall page MSR exit to us. A KVM without Xen does not
+/// know it; one with Xen would write the page itself and keep to itself in which
+/// mode the guest was, which decides the layout of `shared_info`.
 fn exit_on_hypercall_msr(vm: &VmFd) -> Result<(), XenVmError> {
     let reasons = MsrExitReason::Filter | MsrExitReason::Unknown | MsrExitReason::Inval;
     let cap = kvm_enable_cap {

@@ -26,11 +26,13 @@ use crate::clock::SystemTimeLine;
 use crate::host::read_realtime;
 use crate::kvm::{
     Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmFeature,
-    KvmPlatform, PageBacker, PageReleaser, ProbeError, XenVm, XenVmConfig, XenVmError, add_memory,
-    guest_cpuid, release_pages, share_registers,
+    KvmPlatform, MachineServices, PageBacker, PageReleaser, ProbeError, XenVm, XenVmConfig,
+    XenVmError, add_memory, guest_cpuid, intercepted_stub, release_pages, share_registers,
 };
 use crate::pages::{GuestRam, GuestRamHandle};
-use crate::xen::{Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, cpuid};
+use crate::xen::{
+    Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, StubKind, cpuid,
+};
 
 /// What a machine boots.
 #[derive(Clone, Debug)]
@@ -224,9 +226,11 @@ impl Machine {
             config.cpus,
             caps,
             config.clock,
-            Box::new(move |bytes| hvc.push(bytes)),
-            page_backer(Arc::clone(&vm.vm), memory.clone()),
-            page_releaser(memory.clone()),
+            MachineServices {
+                console: Box::new(move |bytes| hvc.push(bytes)),
+                backer: page_backer(Arc::clone(&vm.vm), memory.clone()),
+                releaser: page_releaser(memory.clone()),
+            },
         ));
         let domain_config = domain_config(config, &vm, &boot);
         let domain = Arc::new(Domain::new(
@@ -250,10 +254,14 @@ impl Machine {
         platform.guarded().before_run(&vm.vm);
         platform.start(&domain).map_err(host("the timer thread"))?;
         let XenVm { vm, vcpus, clock, .. } = vm;
+        let stubs = match hypercalls {
+            HypercallMode::KvmXen => intercepted_stub(),
+            HypercallMode::PortIo => StubKind::PortIo(vcpu::HYPERCALL_PORT),
+        };
         tracing::debug!("ready to run");
         let exit = ExitLatch::default();
         Ok(Self {
-            shared: Arc::new(Shared { domain, platform, vm, devices, exit }),
+            shared: Arc::new(Shared { domain, platform, vm, stubs, devices, exit }),
             vcpus,
             clock,
             hypercalls,

@@ -31,6 +31,8 @@ pub struct Shared {
     pub platform: Arc<KvmPlatform>,
     /// The VM.
     pub vm: Arc<VmFd>,
+    /// What the stubs of the hypercall page execute.
+    pub stubs: StubKind,
     /// Devices behind ports.
     pub devices: PortDevices,
     /// How the machine ends.
@@ -106,8 +108,7 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             }
             Event::HypercallPage(value) => match width(&mut fd) {
                 Ok(width) => {
-                    let stubs = StubKind::PortIo(HYPERCALL_PORT);
-                    if shared.domain.write_hypercall_msr(value, width, stubs).is_ok() {
+                    if shared.domain.write_hypercall_msr(value, width, shared.stubs).is_ok() {
                         accept_msr(fd.get_kvm_run());
                     }
                 }

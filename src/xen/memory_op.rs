@@ -214,7 +214,7 @@ fn place(call: &Call, gfn: u64, special: Special) -> Result<(), Errno> {
         let_go(domain, covered);
     }
     match special {
-        Special::SharedInfo => shared_info::place(domain, call.vcpu, gfn, call.width)?,
+        Special::SharedInfo => shared_info::place(domain, call.vcpu, gfn)?,
         frame => domain.grants.place(&domain.memory(), frame, gpa)?,
     }
     if let Some(left) = displaced.left {

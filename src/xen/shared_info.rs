@@ -126,12 +126,13 @@ fn default_slot(vcpu: u32) -> Option<u64> {
     (vcpu < slots).then(|| u64::from(vcpu) * VCPU_INFO_SIZE)
 }
 
-/// Maps `shared_info` at `gfn`, from wherever it was, for a caller in `width`.
+/// Maps `shared_info` at `gfn`, from wherever it was. Its layout stays the one
+/// that was latched last: Xen does not look at the caller's mode here.
 ///
 /// # Errors
 /// `EINVAL` for a frame beyond the address space, else what the machine says
 /// where it can not serve the page there.
-pub(super) fn place(domain: &Domain, vcpu: u32, gfn: u64, width: Width) -> Result<(), Errno> {
+pub(super) fn place(domain: &Domain, vcpu: u32, gfn: u64) -> Result<(), Errno> {
     if gfn >= MAX_GFN {
         return Err(Errno::EINVAL);
     }
@@ -143,6 +144,7 @@ pub(super) fn place(domain: &Domain, vcpu: u32, gfn: u64, width: Width) -> Resul
             return Err(Errno::EINVAL);
         }
     }
+    let width = read(&domain.layout).width;
     domain.platform.shared_info_placed(page, width == Width::Bits64)?;
     {
         let memory = domain.memory();
@@ -155,7 +157,6 @@ pub(super) fn place(domain: &Domain, vcpu: u32, gfn: u64, width: Width) -> Resul
             memory.write_slice(&contents, page).map_err(|_| Errno::EINVAL)?;
             layout.shared_info = Some(gpa);
         }
-        layout.width = width;
         publish_wallclock(domain, &layout);
     }
     tracing::debug!(vcpu, gpa, ?width, "shared_info is mapped");
@@ -182,7 +183,8 @@ pub(super) fn unmap(domain: &Domain) {
     tracing::debug!(gpa, "shared_info is taken out");
 }
 
-/// Takes `width` as the layout of the shared structures from now on.
+/// Takes `width` as the layout of the shared structures from now on, as Xen does
+/// when the guest writes the hypercall page's MSR or sets `HVM_PARAM_CALLBACK_IRQ`.
 pub(super) fn latch_width(domain: &Domain, width: Width) {
     {
         let mut layout = write(&domain.layout);

@@ -2,18 +2,30 @@
 //! the machine must live. Only what would end this guest by its own wish is left
 //! out.
 //!
-//! Parameters: `calls=N` or `seconds=N` (default 1), `seed=N` (default 1).
+//! Half of the calls are nonsense all through; the others have the form of a real
+//! one with hostile fields (`hostile/forms.rs`), because nonsense alone rarely comes
+//! past the first check. Every vCPU makes them, each in a sandbox of its own.
+//!
+//! Parameters: `calls=N` (of each vCPU) or `seconds=N` (default 1), `seed=N`
+//! (default 1).
 
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "hypercalls with nonsense in them")]
 
+#[path = "hostile/forms.rs"]
+mod forms;
+#[path = "hostile/random.rs"]
+mod random;
+
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use guests::cpu::{cpuid, guest_tsc};
 use guests::rt::Exit;
 use guests::start_info::Machine;
-use guests::{checks, entry, hypercall, report, shared};
+use guests::{checks, entry, hypercall, report, shared, smp};
+use random::{Random, bad_address, unmapped_address};
 use xen_abi::cpuid::XEN_CPUID_LEAF_TIME;
 use xen_abi::errno::Errno;
 use xen_abi::hypercall::{
@@ -29,33 +41,77 @@ use xen_abi::version::{FeatureInfo, XENVER_GET_FEATURES};
 
 entry!(main);
 
-const HYPERCALLS: u64 = 65;
+const HYPERCALLS: usize = 65;
 const ARGUMENT_WORDS: usize = 64;
 const MULTICALL_WORDS: usize = 8;
 const MULTICALL_ENTRIES: usize = 8;
 const TARGET_BYTES: usize = 1 << 20;
 
+/// vCPUs that make calls; further ones stay off.
+const MAX_CALLERS: usize = 4;
+/// Pages that no call ever names.
+const CANARY_WORDS: usize = 256 * 4096 / 8;
+
 /// Memory that Xen may write to at will: structures go to its start, and values
 /// in them that look like addresses or frames point to its middle. Whatever is
 /// written or taken away there, no code or data of this guest is in it.
 #[repr(C, align(4096))]
-struct Sandbox(UnsafeCell<[u64; TARGET_BYTES / 8]>);
-// SAFETY: accessed through volatile pointers only.
+struct Sandbox(UnsafeCell<[[u64; TARGET_BYTES / 8]; MAX_CALLERS]>);
+// SAFETY: accessed through volatile pointers only, each part by its own CPU.
 unsafe impl Sync for Sandbox {}
 #[unsafe(link_section = ".bss.noinit")]
-static SANDBOX: Sandbox = Sandbox(UnsafeCell::new([0; TARGET_BYTES / 8]));
+static SANDBOX: Sandbox = Sandbox(UnsafeCell::new([[0; TARGET_BYTES / 8]; MAX_CALLERS]));
 
-/// Counts of answers by kind.
-#[derive(Default)]
+/// A pattern on pages between all others: what changes it wrote where nobody
+/// had asked it to.
+#[repr(C, align(4096))]
+struct Canary(UnsafeCell<[u64; CANARY_WORDS]>);
+// SAFETY: accessed through volatile pointers only, by the boot CPU alone.
+unsafe impl Sync for Canary {}
+#[unsafe(link_section = ".bss.noinit")]
+static CANARY: Canary = Canary(UnsafeCell::new([0; CANARY_WORDS]));
+
+/// Counts of answers by kind, of all callers.
 struct Answers {
-    calls: u64,
-    accepted: u64,
-    no_such: u64,
-    faults: u64,
-    other_errors: u64,
+    calls: AtomicU64,
+    accepted: AtomicU64,
+    no_such: AtomicU64,
+    faults: AtomicU64,
+    other_errors: AtomicU64,
     /// Neither a success nor an error number of Xen.
-    strange: u64,
+    strange: AtomicU64,
 }
+
+impl Answers {
+    const fn none() -> Self {
+        Self {
+            calls: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            no_such: AtomicU64::new(0),
+            faults: AtomicU64::new(0),
+            other_errors: AtomicU64::new(0),
+            strange: AtomicU64::new(0),
+        }
+    }
+
+    fn count(&self, answer: i64) {
+        let field = match Errno::from_return(answer) {
+            Some(Errno::ENOSYS) => &self.no_such,
+            Some(Errno::EFAULT) => &self.faults,
+            Some(_) => &self.other_errors,
+            None if answer >= 0 => &self.accepted,
+            None => &self.strange,
+        };
+        field.fetch_add(1, Ordering::Relaxed);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// By hypercall number.
+static ANSWERS: [Answers; HYPERCALLS] = [const { Answers::none() }; HYPERCALLS];
+static CALLS: AtomicU64 = AtomicU64::new(u64::MAX);
+static DURATION_TSC: AtomicU64 = AtomicU64::new(0);
+static SEED: AtomicU64 = AtomicU64::new(1);
 
 fn main(machine: &Machine) -> Exit {
     checks::equal("map shared_info", shared::map_shared_info(), 0);
@@ -63,52 +119,115 @@ fn main(machine: &Machine) -> Exit {
     let [_, _, khz, _] = cpuid(base + XEN_CPUID_LEAF_TIME, 0);
     let calls = machine.number("calls", u64::MAX);
     let seconds = if calls == u64::MAX { machine.number("seconds", 1) } else { u64::MAX };
-    let duration = seconds.saturating_mul(u64::from(khz) * 1000);
     let seed = machine.number("seed", 1).max(1);
+    CALLS.store(calls, Ordering::Relaxed);
+    DURATION_TSC.store(seconds.saturating_mul(u64::from(khz) * 1000), Ordering::Relaxed);
+    SEED.store(seed, Ordering::Relaxed);
 
-    let mut random = Random(seed);
-    let mut answers = Answers::default();
-    let start = guest_tsc();
-    while answers.calls < calls && guest_tsc().wrapping_sub(start) < duration {
-        let (number, arguments) = hostile_call(&mut random);
-        // SAFETY: pointers lead to the sandbox or to where nothing is mapped.
-        let answer = unsafe { hypercall::raw(number, arguments) };
-        answers.count(answer);
-        if answers.calls.is_multiple_of(10_000) {
-            report!("hostile-progress"; calls = answers.calls);
-        }
-    }
+    let cpus = smp::start(machine);
+    canary(|word, pattern| {
+        // SAFETY: inside the static pages.
+        unsafe { word.write_volatile(pattern) };
+    });
+    report!("hostile-start"; cpus = cpus, seed = seed);
+    smp::run_on_all(attack);
+    let mut changed = 0_u64;
+    canary(|word, pattern| {
+        // SAFETY: inside the static pages.
+        changed += u64::from(unsafe { word.read_volatile() } != pattern);
+    });
+    checks::equal("words of pages that no call named, changed", changed, 0);
 
     let mut features = FeatureInfo::default();
     let alive = hypercall::call(HYPERVISOR_XEN_VERSION, XENVER_GET_FEATURES, &mut features);
     checks::equal("XENVER_get_features afterwards", alive, 0);
     checks::holds("features afterwards", features.submap != 0, features.submap);
-    report!("hostile";
-        calls = answers.calls, seed = seed, accepted = answers.accepted,
-        enosys = answers.no_such, efault = answers.faults, errors = answers.other_errors,
-        strange = answers.strange);
+    conclude(cpus, seed);
     checks::finish("hostile-checks")
 }
 
-impl Answers {
-    fn count(&mut self, answer: i64) {
-        self.calls += 1;
-        let field = match Errno::from_return(answer) {
-            Some(Errno::ENOSYS) => &mut self.no_such,
-            Some(Errno::EFAULT) => &mut self.faults,
-            Some(_) => &mut self.other_errors,
-            None if answer >= 0 => &mut self.accepted,
-            None => &mut self.strange,
-        };
-        *field += 1;
+/// Visits each word of the canary pages with what it should hold.
+fn canary(mut visit: impl FnMut(*mut u64, u64)) {
+    let first = CANARY.0.get().cast::<u64>();
+    for i in 0..CANARY_WORDS {
+        visit(first.wrapping_add(i), (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     }
 }
 
-fn hostile_call(random: &mut Random) -> (u64, [u64; 6]) {
-    for word in 0..ARGUMENT_WORDS {
-        sandbox_write(word, random.value());
+/// One CPU's calls.
+fn attack(cpu: usize) {
+    if cpu >= MAX_CALLERS {
+        return;
     }
-    let number = match random.below(HYPERCALLS) {
+    let sandbox = Caller(cpu);
+    let mut random = Random::new(SEED.load(Ordering::Relaxed), cpu as u64, sandbox.target());
+    let (calls, duration) = (CALLS.load(Ordering::Relaxed), DURATION_TSC.load(Ordering::Relaxed));
+    let start = guest_tsc();
+    let mut made = 0;
+    while made < calls && guest_tsc().wrapping_sub(start) < duration {
+        let (number, arguments) = hostile_call(&mut random, sandbox);
+        // SAFETY: pointers lead to the sandbox or to where nothing is mapped.
+        let answer = unsafe { hypercall::raw(number, arguments) };
+        if let Some(answers) = usize::try_from(number).ok().and_then(|n| ANSWERS.get(n)) {
+            answers.count(answer);
+        }
+        made += 1;
+        if made.is_multiple_of(50_000) {
+            report!("hostile-progress"; cpu = cpu, calls = made);
+        }
+    }
+}
+
+fn conclude(cpus: usize, seed: u64) {
+    for (number, answers) in ANSWERS.iter().enumerate() {
+        let count = |field: &AtomicU64| field.load(Ordering::Relaxed);
+        // What every number that HVM guests do not have says in one line is enough.
+        if count(&answers.no_such) < count(&answers.calls) {
+            report!("hostile-hypercall"; number = number, calls = count(&answers.calls),
+                accepted = count(&answers.accepted), enosys = count(&answers.no_such),
+                efault = count(&answers.faults), errors = count(&answers.other_errors));
+        }
+    }
+    let sum = |field: fn(&Answers) -> &AtomicU64| -> u64 {
+        ANSWERS.iter().map(|answers| field(answers).load(Ordering::Relaxed)).sum()
+    };
+    report!("hostile";
+        cpus = cpus, calls = sum(|a| &a.calls), seed = seed, accepted = sum(|a| &a.accepted),
+        enosys = sum(|a| &a.no_such), efault = sum(|a| &a.faults),
+        errors = sum(|a| &a.other_errors), strange = sum(|a| &a.strange));
+}
+
+/// A CPU's own part of the sandbox.
+#[derive(Clone, Copy)]
+struct Caller(usize);
+
+impl Caller {
+    /// The address of a word at its start.
+    fn address(self, word: u64) -> u64 {
+        SANDBOX.0.get() as u64 + (self.0 * TARGET_BYTES) as u64 + word * 8
+    }
+
+    /// Its middle, where values point to.
+    fn target(self) -> u64 {
+        self.address(TARGET_BYTES as u64 / 16)
+    }
+
+    fn write(self, word: usize, value: u64) {
+        let part = SANDBOX.0.get().cast::<u64>().wrapping_add(self.0 * TARGET_BYTES / 8);
+        // SAFETY: inside this CPU's part.
+        unsafe { part.wrapping_add(word % (TARGET_BYTES / 8)).write_volatile(value) };
+    }
+}
+
+fn hostile_call(random: &mut Random, sandbox: Caller) -> (u64, [u64; 6]) {
+    for word in 0..ARGUMENT_WORDS {
+        let value = random.value();
+        sandbox.write(word, value);
+    }
+    if random.below(2) == 0 {
+        return forms::call(random, sandbox);
+    }
+    let number = match random.below(HYPERCALLS as u64) {
         // Its stub is an undefined instruction: HVM guests have no such call.
         HYPERVISOR_IRET => HYPERVISOR_XEN_VERSION,
         number => number,
@@ -116,27 +235,27 @@ fn hostile_call(random: &mut Random) -> (u64, [u64; 6]) {
     if number == HYPERVISOR_MULTICALL {
         // A list of calls of the same kind, each op, result and six arguments.
         for entry in 0..MULTICALL_ENTRIES {
-            let number = random.below(HYPERCALLS);
-            let arguments = single_call(random, number);
+            let number = random.below(HYPERCALLS as u64);
+            let arguments = single_call(random, sandbox, number);
             let first = entry * MULTICALL_WORDS;
-            sandbox_write(first, number);
+            sandbox.write(first, number);
             for (i, argument) in arguments.into_iter().enumerate() {
-                sandbox_write(first + 2 + i, argument);
+                sandbox.write(first + 2 + i, argument);
             }
         }
         let count = random.below(MULTICALL_ENTRIES as u64 + 1);
         let huge = random.below(16) == 0;
-        let list = if huge { unmapped_address(random) } else { sandbox_address(0) };
+        let list = if huge { unmapped_address(random) } else { sandbox.address(0) };
         return (number, [list, if huge { random.next() } else { count }, 0, 0, 0, 0]);
     }
-    (number, single_call(random, number))
+    (number, single_call(random, sandbox, number))
 }
 
-fn single_call(random: &mut Random, number: u64) -> [u64; 6] {
+fn single_call(random: &mut Random, sandbox: Caller, number: u64) -> [u64; 6] {
     let mut arguments = [0; 6];
     for argument in &mut arguments {
         *argument = match random.below(3) {
-            0 => sandbox_address(random.below(ARGUMENT_WORDS as u64)),
+            0 => sandbox.address(random.below(ARGUMENT_WORDS as u64)),
             1 => bad_address(random),
             _ => random.value(),
         };
@@ -177,82 +296,4 @@ fn single_call(random: &mut Random, number: u64) -> [u64; 6] {
         _ => {}
     }
     arguments
-}
-
-fn sandbox_address(word: u64) -> u64 {
-    SANDBOX.0.get() as u64 + word * 8
-}
-
-/// An address or frame in the middle of the sandbox.
-fn target(random: &mut Random) -> u64 {
-    sandbox_address(TARGET_BYTES as u64 / 16 + random.below(8192))
-}
-
-fn sandbox_write(word: usize, value: u64) {
-    let address = SANDBOX.0.get().cast::<u64>().wrapping_add(word % (TARGET_BYTES / 8));
-    // SAFETY: inside the sandbox.
-    unsafe { address.write_volatile(value) };
-}
-
-/// An address that no page table maps.
-fn unmapped_address(random: &mut Random) -> u64 {
-    match random.below(4) {
-        0 => 1 << 32 | random.below(1 << 32),
-        1 => 0x0000_8000_0000_0000 | random.next() >> 20,
-        2 => u64::MAX - random.below(64),
-        _ => 0xffff_8000_0000_0000 | random.next() >> 20,
-    }
-}
-
-/// An address that is mapped nowhere, to a device, or across a border.
-fn bad_address(random: &mut Random) -> u64 {
-    match random.below(4) {
-        0 => 0xfee0_0000 + random.below(4096),
-        1 => 0xffff_f000 + random.below(4096),
-        2 => random.below(4096),
-        _ => unmapped_address(random),
-    }
-}
-
-/// Marsaglia's xorshift, 64 bits.
-struct Random(u64);
-
-impl Random {
-    const fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    const fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    /// A number as a structure may hold it: small, a border, an address, a frame.
-    fn value(&mut self) -> u64 {
-        match self.below(6) {
-            0 => return target(self),
-            1 => return target(self) >> 12,
-            _ => {}
-        }
-        match self.any_value() {
-            // The frames and addresses of this guest's image, which starts at
-            // 2 MiB, stay its own.
-            0x100..0x1000 | 0x10_0000..0x100_0000 => 0,
-            value => value,
-        }
-    }
-
-    fn any_value(&mut self) -> u64 {
-        match self.below(6) {
-            0 => 0,
-            1..=2 => self.below(40),
-            3 => 1 << self.below(64),
-            4 => (1_u64 << self.below(64)).wrapping_sub(1),
-            // Two small halves: most structures hold 32-bit fields, and domain
-            // 0x7ff0 is this one.
-            _ => self.below(40) << 32 | if self.below(2) == 0 { 0x7ff0 } else { self.below(40) },
-        }
-    }
 }

@@ -270,7 +270,7 @@ fn rebinding_to_a_vcpu() {
 #[test]
 fn masks() {
     let (domain, platform, _) = domain(1);
-    shared_info::place(&domain, 0, 5, Width::Bits64).unwrap();
+    shared_info::place(&domain, 0, 5).unwrap();
     super::super::upcall::set_vector(&domain, 0, 0xf3).unwrap();
     let unmask = |port| run(&domain, EVTCHNOP_UNMASK, EvtchnUnmask { port }).map(|_| 0);
     assert_eq!(unmask(4096), Err(Errno::EINVAL));
@@ -311,7 +311,7 @@ fn reset_closes_all() {
 #[test]
 fn a_vcpu_beyond_32_finds_its_events_on_registering() {
     let (domain, platform, _) = domain(34);
-    shared_info::place(&domain, 0, 5, Width::Bits64).unwrap();
+    shared_info::place(&domain, 0, 5).unwrap();
     super::super::upcall::set_vector(&domain, 33, 0xf3).unwrap();
     let port = bind_ipi(&domain, 33).unwrap();
     send(&domain, port).unwrap();

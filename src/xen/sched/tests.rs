@@ -214,7 +214,7 @@ fn waiting_is_time_blocked() {
 fn no_wake_up_is_lost() {
     const PAGE: u64 = 0x1_0000;
     let (domain, ..) = domain(2);
-    shared_info::place(&domain, 0, PAGE >> 12, Width::Bits64).unwrap();
+    shared_info::place(&domain, 0, PAGE >> 12).unwrap();
     // Masked: no upcall, only the poll sees it.
     put(&domain, PAGE + 0xa00, &u64::MAX);
     // Many ports after the one that is raised: a long way from looking at it

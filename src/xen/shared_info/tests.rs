@@ -1,15 +1,21 @@
 //! Placing, moving and filling the shared page.
 
 use xen_abi::arch_x86::{SharedInfo, VcpuInfo};
+use xen_abi::hvm_op::{HVMOP_SET_PARAM, HvmParam};
+use xen_abi::hvm_params::HVM_PARAM_CALLBACK_IRQ;
+use xen_abi::hypercall::{HYPERVISOR_HVM_OP, HYPERVISOR_MEMORY_OP};
+use xen_abi::memory::{AddToPhysmap32, XENMEM_ADD_TO_PHYSMAP};
+use xen_abi::xen::DOMID_SELF;
 
 use super::super::VcpuArea;
+use super::super::test_calls::call;
 use super::super::test_platform::{
     HIGH_RAM, HIGH_RAM_SIZE, RAM_SIZE, domain, get, is_dirty, put, race,
 };
 use super::*;
 
 fn map(domain: &Domain, gfn: u64) -> Result<(), Errno> {
-    place(domain, 0, gfn, Width::Bits64)
+    place(domain, 0, gfn)
 }
 
 #[test]
@@ -96,9 +102,29 @@ fn a_registered_vcpu_info_stays_when_the_page_moves() {
 }
 
 #[test]
+fn mapping_latches_no_width() {
+    let (domain, platform, _) = domain(1);
+    let map = AddToPhysmap32 { domid: DOMID_SELF, gpfn: 5, ..Default::default() };
+    put(&domain, 0x2000, &map);
+    let args = [u64::from(XENMEM_ADD_TO_PHYSMAP), 0x2000];
+    assert_eq!(call(&domain, Width::Bits32, HYPERVISOR_MEMORY_OP, &args), Ok(0));
+    // The caller is 32-bit, and yet Xen keeps the 64-bit layout until it latches.
+    assert_eq!(platform.take().shared_info, [(GuestAddress(0x5000), true)]);
+    assert_eq!(get::<u32>(&domain, 0x5c04), 1_700_000_000);
+    assert_eq!(get::<u32>(&domain, 0x5904), 0);
+    assert_eq!(read(&domain.layout).ports(), 4096);
+    let param = HvmParam { domid: DOMID_SELF, index: HVM_PARAM_CALLBACK_IRQ, ..Default::default() };
+    put(&domain, 0x2000, &param);
+    let args = [u64::from(HVMOP_SET_PARAM), 0x2000];
+    assert_eq!(call(&domain, Width::Bits32, HYPERVISOR_HVM_OP, &args), Ok(0));
+    assert_eq!(get::<u32>(&domain, 0x5904), 1_700_000_000);
+    assert_eq!(read(&domain.layout).ports(), 1024);
+}
+
+#[test]
 fn width_can_be_latched_later() {
     let (domain, _, _) = domain(1);
-    assert_eq!(place(&domain, 0, 5, Width::Bits64), Ok(()));
+    assert_eq!(place(&domain, 0, 5), Ok(()));
     latch_width(&domain, Width::Bits32);
     assert_eq!(get::<u32>(&domain, 0x5904), 1_700_000_000);
     assert_eq!(read(&domain.layout).ports(), 1024);

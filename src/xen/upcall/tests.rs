@@ -5,7 +5,6 @@ use xen_abi::arch_x86::SharedInfo;
 use super::super::shared_info;
 use super::super::test_platform::{domain, get, put};
 use super::*;
-use crate::pages::Width;
 
 const PAGE: u64 = 0x5000;
 
@@ -37,7 +36,7 @@ fn callback_values() {
 #[test]
 fn a_vcpus_own_vector_comes_first() {
     let (domain, platform, _) = domain(2);
-    shared_info::place(&domain, 0, PAGE >> 12, Width::Bits64).unwrap();
+    shared_info::place(&domain, 0, PAGE >> 12).unwrap();
     assert_eq!(set_callback_via(&domain, 2 << 56 | 0xf3), Ok(()));
     assert_eq!(set_vector(&domain, 1, 0x0f), Err(Errno::EINVAL));
     assert_eq!(set_vector(&domain, 2, 0xf2), Err(Errno::ENOENT));
@@ -53,7 +52,7 @@ fn a_vcpus_own_vector_comes_first() {
 #[test]
 fn one_interrupt_until_it_is_taken() {
     let (domain, platform, _) = domain(1);
-    shared_info::place(&domain, 0, PAGE >> 12, Width::Bits64).unwrap();
+    shared_info::place(&domain, 0, PAGE >> 12).unwrap();
     set_vector(&domain, 0, 0xf3).unwrap();
     for port in [1, 2, 65, 2] {
         domain.set_pending(port, 0);
@@ -85,7 +84,7 @@ fn events_that_came_first_are_told_of_once_there_is_a_way() {
 #[test]
 fn the_gsi_follows_vcpu_0() {
     let (domain, platform, _) = domain(2);
-    shared_info::place(&domain, 0, PAGE >> 12, Width::Bits64).unwrap();
+    shared_info::place(&domain, 0, PAGE >> 12).unwrap();
     set_callback_via(&domain, 9).unwrap();
     domain.set_pending(1, 1);
     assert_eq!(platform.take().gsis, [], "not for other vCPUs");
@@ -121,7 +120,7 @@ fn a_way_that_the_machine_refuses_changes_nothing() {
 #[test]
 fn the_gsi_after_the_end_of_its_interrupt() {
     let (domain, platform, _) = domain(1);
-    shared_info::place(&domain, 0, PAGE >> 12, Width::Bits64).unwrap();
+    shared_info::place(&domain, 0, PAGE >> 12).unwrap();
     set_callback_via(&domain, 9).unwrap();
     domain.set_pending(1, 0);
     assert_eq!(platform.take().gsis, [(9, true)]);

@@ -296,7 +296,7 @@ fn what_was_pending_survives_the_switch() {
 #[test]
 fn a_reset_goes_back_to_two_levels() {
     let (domain, _, _) = domain(1);
-    shared_info::place(&domain, 0, 5, Width::Bits64).unwrap();
+    shared_info::place(&domain, 0, 5).unwrap();
     assert_eq!(bind_ipi(&domain, 0), Ok(1));
     send(&domain, 1).unwrap();
     init_control(&domain, 0, CONTROL).unwrap();

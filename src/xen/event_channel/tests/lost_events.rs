@@ -49,7 +49,7 @@ fn upcall(domain: &Domain, mut handle: impl FnMut(u32)) {
 #[test]
 fn none_between_two_senders_and_a_masking_guest() {
     let (domain, platform, _) = domain(1);
-    shared_info::place(&domain, 0, PAGE >> 12, Width::Bits64).unwrap();
+    shared_info::place(&domain, 0, PAGE >> 12).unwrap();
     set_vector(&domain, 0, 0xf3).unwrap();
     let ports: Vec<u32> = (0..70).map(|_| bind_ipi(&domain, 0).unwrap()).collect();
     // In different words, so that selector and pending words both are raced on.
@@ -113,7 +113,7 @@ fn none_between_two_senders_and_a_masking_guest() {
 #[test]
 fn none_between_raising_and_unmasking() {
     let (domain, platform, _) = domain(1);
-    shared_info::place(&domain, 0, PAGE >> 12, Width::Bits64).unwrap();
+    shared_info::place(&domain, 0, PAGE >> 12).unwrap();
     set_vector(&domain, 0, 0xf3).unwrap();
     let port = bind_ipi(&domain, 0).unwrap();
     let bit = 1u64 << port;

@@ -96,7 +96,7 @@ fn unmask(domain: &Domain, port: u32) {
 #[test]
 fn none_between_senders_and_a_guest_that_masks_and_moves() {
     let (domain, platform) = fifo_domain(2);
-    shared_info::place(&domain, 0, PAGE >> 12, Width::Bits64).unwrap();
+    shared_info::place(&domain, 0, PAGE >> 12).unwrap();
     (0..2).for_each(|vcpu| set_vector(&domain, vcpu, 0xf3).unwrap());
     let ports: Vec<u32> = (0..5).map(|pirq| bind_pirq(&domain, pirq).unwrap()).collect();
     set_priority(&domain, ports[2], 0).unwrap();

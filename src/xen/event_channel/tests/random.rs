@@ -297,7 +297,8 @@ proptest! {
     ) {
         let width = if narrow { Width::Bits32 } else { Width::Bits64 };
         let (domain, ..) = domain(VCPUS);
-        shared_info::place(&domain, 0, PAGE >> 12, width).unwrap();
+        shared_info::place(&domain, 0, PAGE >> 12).unwrap();
+        shared_info::latch_width(&domain, width);
         if fifo {
             for vcpu in 0..VCPUS {
                 init_control(&domain, vcpu, CONTROL + u64::from(vcpu) * 128).unwrap();
