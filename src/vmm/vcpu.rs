@@ -189,8 +189,7 @@ fn hypercall(id: u32, fd: &mut VcpuFd, shared: &Shared, call: &Hypercall, arriva
             return;
         }
     };
-    let memory = shared.domain.memory();
-    let outcome = shared.domain.hypercall(&mut VcpuAccess::new(id, paging, &memory), call);
+    let outcome = shared.domain.hypercall(&mut VcpuAccess::new(id, paging), call);
     let value = match outcome {
         Outcome::Return(value) => value,
         Outcome::Yield => {

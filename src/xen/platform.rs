@@ -5,6 +5,7 @@ use vm_memory::GuestAddress;
 use xen_abi::errno::Errno;
 
 use crate::clock::{SystemTimeLine, WallclockEpoch};
+use crate::pages::GuestRam;
 
 /// The domain's clocks. All methods may be called from any thread.
 pub trait Clock: Send + Sync {
@@ -134,7 +135,7 @@ pub trait CallingVcpu {
     /// The vCPU's number, its index in `vcpu_info[]`.
     fn id(&self) -> u32;
 
-    /// Translates a linear address by the vCPU's current page tables, `None`
-    /// where nothing is mapped.
-    fn translate(&mut self, linear: u64) -> Option<GuestAddress>;
+    /// Translates a linear address by the vCPU's current page tables, which lie
+    /// in `memory`; `None` where nothing is mapped.
+    fn translate(&mut self, memory: &GuestRam, linear: u64) -> Option<GuestAddress>;
 }

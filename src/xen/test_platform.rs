@@ -195,7 +195,7 @@ impl CallingVcpu for FakeVcpu {
         self.id
     }
 
-    fn translate(&mut self, linear: u64) -> Option<GuestAddress> {
+    fn translate(&mut self, _memory: &GuestRam, linear: u64) -> Option<GuestAddress> {
         let page = linear >> 12;
         if self.holes.contains(&page) {
             return None;
