@@ -12,6 +12,7 @@ use vm_memory::GuestAddress;
 use xen_abi::errno::Errno;
 
 use super::guarded::Guarded;
+use super::offload::Offload;
 use super::timers::Timers;
 use super::{ClockMode, KvmClock, VcpuKicker};
 use crate::xen::{CallbackVia, Clock, Domain, PageOwner, Platform, VcpuArea};
@@ -33,6 +34,7 @@ pub struct KvmPlatform {
     timers: Arc<Timers>,
     timer_thread: Mutex<Option<JoinHandle<()>>>,
     guarded: Guarded,
+    offload: Offload,
     /// For each vCPU the vector that its local APIC did not take, or 0.
     untaken: Vec<AtomicU8>,
     console: ConsoleSink,
@@ -50,8 +52,13 @@ impl KvmPlatform {
         backer: PageBacker,
     ) -> Self {
         let count = usize::try_from(vcpus).unwrap_or(usize::MAX);
+        let offload = Offload::new(&vm, count);
+        if mode == ClockMode::Guarded {
+            offload.activate(&vm);
+        }
         Self {
             guarded: Guarded::new(mode, Arc::clone(&clock), count),
+            offload,
             vm,
             clock,
             kickers: (0..vcpus).map(|_| VcpuKicker::default()).collect(),
@@ -108,7 +115,11 @@ impl KvmPlatform {
             let vector = untaken.swap(0, Ordering::Relaxed);
             self.raise_vector(vcpu, vector);
         }
-        self.guarded.before_entry(vcpu, fd)
+        self.guarded.before_entry(vcpu, fd)?;
+        if let Some(vector) = self.offload.before_entry(vcpu, fd) {
+            self.raise_vector(vcpu, vector);
+        }
+        Ok(())
     }
 
     /// Waits on `vcpu`'s own thread until it is woken, for whatever reason, or
@@ -189,10 +200,29 @@ impl Platform for KvmPlatform {
         Ok(owner)
     }
 
-    fn shared_info_placed(&self, _gpa: GuestAddress, _long_mode: bool) -> Result<(), Errno> {
-        // Not told to KVM in any mode: it would write its own wallclock there,
-        // once, and up to Linux 7.2 update its masterclock for it.
+    fn shared_info_placed(&self, gpa: GuestAddress, long_mode: bool) -> Result<(), Errno> {
+        self.offload.shared_info_placed(&self.vm, gpa, long_mode);
         Ok(())
+    }
+
+    fn ipi_port(&self, port: u32, vcpu: Option<u32>) {
+        self.offload.ipi_port(&self.vm, port, vcpu);
+    }
+
+    fn timer_port(&self, vcpu: u32, port: u32) {
+        if self.offload.timer_port(vcpu, port) {
+            self.kick(vcpu);
+        }
+    }
+
+    fn upcall_vector(&self, vcpu: u32, vector: u8) {
+        if self.offload.upcall_vector(vcpu, vector) {
+            self.kick(vcpu);
+        }
+    }
+
+    fn leave_two_levels(&self) -> Result<(), Errno> {
+        self.offload.leave_two_levels()
     }
 
     fn callback_via(&self, via: CallbackVia) -> Result<(), Errno> {
@@ -200,6 +230,7 @@ impl Platform for KvmPlatform {
             CallbackVia::Vector(vector) => {
                 let moved = self.guarded.callback_vector(&self.vm, vector)?;
                 moved.into_iter().for_each(|vcpu| self.kick(vcpu));
+                self.offload.activate(&self.vm).into_iter().for_each(|vcpu| self.kick(vcpu));
                 Ok(())
             }
             CallbackVia::None | CallbackVia::Gsi(_) | CallbackVia::PciIntx(_) => Ok(()),

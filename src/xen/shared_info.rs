@@ -133,7 +133,6 @@ pub(super) fn place(domain: &Domain, vcpu: u32, gfn: u64, width: Width) -> Resul
             return Err(Errno::EINVAL);
         }
     }
-    domain.platform.shared_info_placed(page, width == Width::Bits64)?;
     {
         let memory = domain.memory();
         let mut layout = write(&domain.layout);
@@ -143,8 +142,9 @@ pub(super) fn place(domain: &Domain, vcpu: u32, gfn: u64, width: Width) -> Resul
             let from_page = GuestAddress(from.gpa);
             from.memory.read_slice(&mut contents, from_page).map_err(|_| Errno::EINVAL)?;
             memory.write_slice(&contents, page).map_err(|_| Errno::EINVAL)?;
-            layout.shared_info = Some(gpa);
         }
+        domain.platform.shared_info_placed(page, width == Width::Bits64)?;
+        layout.shared_info = Some(gpa);
         layout.width = width;
         publish_wallclock(domain, &layout);
     }
@@ -160,6 +160,12 @@ pub(super) fn latch_width(domain: &Domain, width: Width) {
             return;
         }
         layout.width = width;
+        if let Some(gpa) = layout.shared_info {
+            let placed = (GuestAddress(gpa), width == Width::Bits64);
+            if let Err(errno) = domain.platform.shared_info_placed(placed.0, placed.1) {
+                tracing::debug!(gpa, %errno, "the machine does not follow the width");
+            }
+        }
         publish_wallclock(domain, &layout);
     }
     for vcpu in domain.vcpu_ids() {

@@ -33,6 +33,9 @@ pub(in super::super) fn op(call: &mut Call<'_>, cmd: u64, arg: u64) -> Reply {
         }),
         EVTCHNOP_BIND_VIRQ => update(call, arg, |args: &mut EvtchnBindVirq| {
             args.port = bind_virq(domain, args.virq, args.vcpu)?;
+            if args.virq == VIRQ_TIMER {
+                domain.platform.timer_port(args.vcpu, args.port);
+            }
             Ok(())
         }),
         EVTCHNOP_BIND_PIRQ => update(call, arg, |args: &mut EvtchnBindPirq| {
@@ -42,6 +45,7 @@ pub(in super::super) fn op(call: &mut Call<'_>, cmd: u64, arg: u64) -> Reply {
         EVTCHNOP_BIND_IPI => update(call, arg, |args: &mut EvtchnBindIpi| {
             domain.vcpu(args.vcpu).ok_or(Errno::ENOENT)?;
             args.port = take_port(domain, Channel { vcpu: args.vcpu, state: State::Ipi })?;
+            domain.platform.ipi_port(args.port, Some(args.vcpu));
             Ok(())
         }),
         EVTCHNOP_STATUS => update(call, arg, |args: &mut EvtchnStatus| status(domain, args)),
@@ -214,7 +218,7 @@ fn bind_pirq(domain: &Domain, pirq: u32) -> Result<u32, Errno> {
 fn close(domain: &Domain, port: u32) -> Reply {
     check_port(domain, port)?;
     let events = &domain.events;
-    let _change = lock(&events.change);
+    let change = lock(&events.change);
     let channel = events.ports.get(port);
     match channel.state {
         State::Free | State::Reserved => return Err(Errno::EINVAL),
@@ -244,6 +248,14 @@ fn close(domain: &Domain, port: u32) -> Reply {
     domain.clear_pending(port);
     // Last: a port that is free can be taken by another bind.
     events.ports.set(port, Channel::FREE);
+    drop(change);
+    // The machine may wait for its own. Whoever takes the port meanwhile is at
+    // worst served here.
+    match channel.state {
+        State::Ipi => domain.platform.ipi_port(port, None),
+        State::Virq(VIRQ_TIMER) => domain.platform.timer_port(channel.vcpu, 0),
+        _ => {}
+    }
     Ok(0)
 }
 
