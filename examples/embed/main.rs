@@ -141,8 +141,7 @@ fn run(
             }
             Err(error) => return Err(error.into()),
         };
-        let memory = domain.memory();
-        let mut access = VcpuAccess::new(0, paging(fd)?, &memory);
+        let mut access = VcpuAccess::new(0, paging(fd)?);
         let value = match domain.hypercall(&mut access, &call) {
             Outcome::Return(value) => value,
             // A machine yields, or waits by `KvmPlatform::wait`, here.

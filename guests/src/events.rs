@@ -12,13 +12,16 @@ use xen_abi::event_channel::{
     EVTCHNOP_UNMASK, EvtchnBindIpi, EvtchnBindVirq, EvtchnClose, EvtchnSend, EvtchnStatus,
     EvtchnUnmask,
 };
-use xen_abi::hvm_op::{HVMOP_SET_EVTCHN_UPCALL_VECTOR, HvmEvtchnUpcallVector};
+use xen_abi::hvm_op::{
+    HVMOP_SET_EVTCHN_UPCALL_VECTOR, HVMOP_SET_PARAM, HvmEvtchnUpcallVector, HvmParam,
+};
+use xen_abi::hvm_params::HVM_PARAM_CALLBACK_IRQ;
 use xen_abi::hypercall::{HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_HVM_OP};
 use xen_abi::xen::DOMID_SELF;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::cpu::guest_tsc;
-use crate::interrupts::{cpu_index, set_handler};
+use crate::interrupts::{cpu_index, set_handler, set_handler_past_lapic};
 use crate::{hypercall, shared};
 
 /// The vector that [`set_upcall_vector`] is usually given.
@@ -26,6 +29,8 @@ pub const UPCALL_VECTOR: u8 = 0xf3;
 /// Ports whose events are counted; a guest here never has more.
 pub const COUNTED_PORTS: usize = 256;
 const BITS: usize = 64;
+/// `HVM_PARAM_CALLBACK_TYPE_VECTOR`, in the upper byte of the parameter.
+const VECTOR_TYPE: u64 = 2 << 56;
 
 static COUNTS: [AtomicU32; COUNTED_PORTS] = [const { AtomicU32::new(0) }; COUNTED_PORTS];
 static ARRIVED_TSC: [AtomicU64; COUNTED_PORTS] = [const { AtomicU64::new(0) }; COUNTED_PORTS];
@@ -44,6 +49,21 @@ pub fn upcall_by(vcpu: u32, vector: u8, handler: fn()) -> i64 {
     }
     let mut request = HvmEvtchnUpcallVector { vcpu, vector, _pad: [0; 3] };
     hypercall::call(HYPERVISOR_HVM_OP, HVMOP_SET_EVTCHN_UPCALL_VECTOR, &mut request)
+}
+
+/// Asks for the upcalls of every vCPU by `vector`, which comes past the local
+/// APIC. Returns Xen's answer.
+pub fn set_callback_vector(vector: u8) -> i64 {
+    if vector >= 32 {
+        set_handler_past_lapic(vector, upcall);
+    }
+    let mut request = HvmParam {
+        domid: DOMID_SELF,
+        index: HVM_PARAM_CALLBACK_IRQ,
+        value: VECTOR_TYPE | u64::from(vector),
+        ..Default::default()
+    };
+    hypercall::call(HYPERVISOR_HVM_OP, HVMOP_SET_PARAM, &mut request)
 }
 
 /// Counts this CPU's pending events.

@@ -10,7 +10,7 @@
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::boot::{CODE64, DESCRIPTORS, TSS};
 use crate::cpu::wrmsr;
@@ -66,6 +66,7 @@ static STACKS: Shared<[Stacks; MAX_CPUS]> =
     Shared(UnsafeCell::new([const { Stacks([[0; INTERRUPT_STACK_BYTES]; 2]) }; MAX_CPUS]));
 static IDT: Shared<[[u64; 2]; 256]> = Shared(UnsafeCell::new([[0; 2]; 256]));
 static HANDLERS: [AtomicPtr<()>; 256] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 256];
+static PAST_LAPIC: [AtomicBool; 256] = [const { AtomicBool::new(false) }; 256];
 
 unsafe extern "C" {
     safe static interrupt_stubs: u8;
@@ -83,6 +84,15 @@ pub fn set_handler(vector: u8, handler: fn()) {
     if let Some(slot) = HANDLERS.get(usize::from(vector)) {
         slot.store(handler as *mut (), Ordering::Release);
     }
+}
+
+/// As [`set_handler`], for a vector that the hypervisor injects past the local
+/// APIC: nothing is in service there, and no end of interrupt is told.
+pub fn set_handler_past_lapic(vector: u8, handler: fn()) {
+    if let Some(slot) = PAST_LAPIC.get(usize::from(vector)) {
+        slot.store(true, Ordering::Release);
+    }
+    set_handler(vector, handler);
 }
 
 /// Number of the CPU that runs this, from 0; valid after [`load`].
@@ -160,7 +170,9 @@ extern "C" fn dispatch(frame: &Frame) {
                 let handler = unsafe { core::mem::transmute::<*mut (), fn()>(pointer) };
                 handler();
             }
-            lapic::end_of_interrupt();
+            if !PAST_LAPIC.get(vector).is_some_and(|slot| slot.load(Ordering::Acquire)) {
+                lapic::end_of_interrupt();
+            }
         }
         _ => panic!(
             "exception {} error {:#x} at {:#x} rsp {:#x} cpu {}",

@@ -2,8 +2,7 @@
 //! VM-wide callback vector, and does so only for a vCPU whose VCPU_INFO it
 //! knows. Here its pages are registered, watched, and held against the line.
 //!
-//! SHARED_INFO and LONG_MODE stay unset: nothing of ours needs them, and up to
-//! Linux 7.2 setting them makes KVM update its masterclock.
+//! What else KVM serves then is handed over in `offload.rs`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +16,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Address, GuestAddress};
 use xen_abi::errno::Errno;
 
-use super::ioctls::{xen_hvm_set_attr, xen_vcpu_set_attr};
+use super::ioctls::{attribute_type, xen_hvm_set_attr, xen_vcpu_set_attr};
 use super::{ClockMode, KvmClock};
 use crate::clock::SystemTimeLine;
 use crate::pages::{GuestRam, TimeInfo, read_time};
@@ -138,7 +137,7 @@ impl Guarded {
     /// Returns the vCPUs that have something to register.
     pub(super) fn callback_vector(&self, vm: &VmFd, vector: u8) -> Result<Vec<u32>, Errno> {
         let attr = kvm_xen_hvm_attr {
-            type_: low16(KVM_XEN_ATTR_TYPE_UPCALL_VECTOR),
+            type_: attribute_type(KVM_XEN_ATTR_TYPE_UPCALL_VECTOR),
             pad: [0; 3],
             u: kvm_xen_hvm_attr__bindgen_ty_1 { vector },
         };
@@ -226,7 +225,7 @@ impl Guarded {
             };
             let gpa = at.map_or(NOWHERE, |at| at.raw_value());
             let attr = kvm_xen_vcpu_attr {
-                type_: low16(kind),
+                type_: attribute_type(kind),
                 pad: [0; 3],
                 u: kvm_xen_vcpu_attr__bindgen_ty_1 { gpa },
             };
@@ -314,11 +313,4 @@ fn changed(pages: &mut VcpuPages, memory: &GuestRam) -> Option<Changed> {
 
 fn pages_of(vcpus: &mut [VcpuPages], vcpu: u32) -> Option<&mut VcpuPages> {
     vcpus.get_mut(usize::try_from(vcpu).ok()?)
-}
-
-/// Attribute types are `u32` constants for a `u16` field; all are below 10.
-#[expect(clippy::cast_possible_truncation, reason = "all attribute types are below 10")]
-const fn low16(kind: u32) -> u16 {
-    assert!(kind < 10);
-    kind as u16
 }

@@ -21,32 +21,31 @@ const CR0_PE: u64 = 1;
 const EFER_LMA: u64 = 1 << 10;
 
 /// A vCPU that stands at a hypercall.
-pub struct VcpuAccess<'a> {
+pub struct VcpuAccess {
     id: u32,
     paging: Paging,
-    memory: &'a GuestRam,
     /// The last page and where it lies. Arguments lie together, and the vCPU
     /// stands still for this one hypercall, so it holds.
     last: Option<(u64, u64)>,
 }
 
-impl<'a> VcpuAccess<'a> {
+impl VcpuAccess {
     /// vCPU `id`, which translates as `paging` says.
-    pub fn new(id: u32, paging: Paging, memory: &'a GuestRam) -> Self {
-        Self { id, paging, memory, last: None }
+    pub fn new(id: u32, paging: Paging) -> Self {
+        Self { id, paging, last: None }
     }
 }
 
-impl CallingVcpu for VcpuAccess<'_> {
+impl CallingVcpu for VcpuAccess {
     fn id(&self) -> u32 {
         self.id
     }
 
-    fn translate(&mut self, linear: u64) -> Option<GuestAddress> {
+    fn translate(&mut self, memory: &GuestRam, linear: u64) -> Option<GuestAddress> {
         let (page, offset) = (linear & !PAGE_OFFSET, linear & PAGE_OFFSET);
         let frame = match self.last {
             Some((last, frame)) if last == page => frame,
-            _ => self.paging.translate(self.memory, page)?.0,
+            _ => self.paging.translate(memory, page)?.0,
         };
         self.last = Some((page, frame));
         Some(GuestAddress(frame | offset))
@@ -91,8 +90,17 @@ fn system_registers(vcpu: &mut VcpuFd) -> Result<kvm_sregs, Error> {
 /// # Errors
 /// Where KVM can not give the registers.
 pub fn paging(vcpu: &mut VcpuFd) -> Result<Paging, Error> {
-    let sregs = system_registers(vcpu)?;
-    Ok(Paging { cr0: sregs.cr0, cr3: sregs.cr3, cr4: sregs.cr4, efer: sregs.efer })
+    let of = |sregs: &kvm_sregs| Paging {
+        cr0: sregs.cr0,
+        cr3: sregs.cr3,
+        cr4: sregs.cr4,
+        efer: sregs.efer,
+    };
+    // Where they lie: the whole structure is some 300 bytes to copy.
+    if is_shared(vcpu, KVM_SYNC_X86_SREGS) {
+        return Ok(of(&vcpu.sync_regs_mut().sregs));
+    }
+    vcpu.get_sregs().map(|sregs| of(&sregs))
 }
 
 /// The width that a vCPU runs in, after an exit.

@@ -46,6 +46,13 @@ pub fn xen_hvm_config(vm: &VmFd, config: &kvm_xen_hvm_config) -> Result<()> {
     done(unsafe { ioctl_with_ref(vm, number::KVM_XEN_HVM_CONFIG(), config) }).map(drop)
 }
 
+/// The type of a Xen attribute, a `u32` constant for a `u16` field.
+#[expect(clippy::cast_possible_truncation, reason = "all attribute types are below 10")]
+pub(super) const fn attribute_type(kind: u32) -> u16 {
+    assert!(kind < 10);
+    kind as u16
+}
+
 /// Sets one VM-wide Xen attribute.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ mod cpuid;
 mod guarded;
 mod hypercall;
 mod kick;
+mod offload;
 mod page_walk;
 mod platform;
 mod prime;

@@ -4,7 +4,9 @@
 //! KVM_TRANSLATE does the same for the price of an ioctl, which takes as long
 //! as all the rest of a hypercall. Intel SDM volume 3A, chapter 5.
 
-use vm_memory::{Bytes, GuestAddress};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileMemory};
 
 use crate::pages::GuestRam;
 
@@ -50,7 +52,7 @@ impl Paging {
         if self.cr4 & CR4_PAE != 0 {
             // Four entries, in a table that is aligned to 32 bytes only.
             let table = self.cr3 & 0xffff_ffe0;
-            let entry = present(memory.read_obj(at(table, linear >> 30, 8)?).ok()?)?;
+            let entry = entry_64(memory, at(table, linear >> 30, 8)?)?;
             return walk(memory, entry & ADDRESS, linear, 2);
         }
         self.translate_32(memory, linear)
@@ -59,7 +61,8 @@ impl Paging {
     /// Two levels of 32-bit entries, with 4 MiB pages up to 40 bits (PSE-36).
     fn translate_32(&self, memory: &GuestRam, linear: u64) -> Option<GuestAddress> {
         let entry = |table: u64, index: u64| -> Option<u64> {
-            let entry: u32 = memory.read_obj(at(table, index, 4)?).ok()?;
+            let slice = memory.get_slice(at(table, index, 4)?, size_of::<u32>()).ok()?;
+            let entry = slice.get_atomic_ref::<AtomicU32>(0).ok()?.load(Ordering::Relaxed);
             present(u64::from(entry))
         };
         let directory = entry(self.cr3 & 0xffff_f000, linear >> 22)?;
@@ -83,7 +86,7 @@ fn is_canonical(linear: u64, levels: u32) -> bool {
 fn walk(memory: &GuestRam, mut table: u64, linear: u64, levels: u32) -> Option<GuestAddress> {
     for level in (0..levels).rev() {
         let shift = 12 + 9 * level;
-        let entry = present(memory.read_obj(at(table, linear >> shift & 0x1ff, 8)?).ok()?)?;
+        let entry = entry_64(memory, at(table, linear >> shift & 0x1ff, 8)?)?;
         let offset = (1 << shift) - 1;
         // 2 MiB and 1 GiB pages exist; larger ones do not.
         if level == 0 || entry & LARGE != 0 && level <= 2 {
@@ -92,6 +95,12 @@ fn walk(memory: &GuestRam, mut table: u64, linear: u64, levels: u32) -> Option<G
         table = entry & ADDRESS;
     }
     None
+}
+
+/// An entry of eight bytes, in one load as the processor makes it.
+fn entry_64(memory: &GuestRam, at: GuestAddress) -> Option<u64> {
+    let slice = memory.get_slice(at, size_of::<u64>()).ok()?;
+    present(slice.get_atomic_ref::<AtomicU64>(0).ok()?.load(Ordering::Relaxed))
 }
 
 fn present(entry: u64) -> Option<u64> {
@@ -104,6 +113,8 @@ fn at(table: u64, index: u64, size: u64) -> Option<GuestAddress> {
 
 #[cfg(test)]
 mod tests {
+    use vm_memory::Bytes;
+
     use super::*;
 
     const LONG: Paging =

@@ -14,6 +14,7 @@ use xen_abi::errno::Errno;
 use super::callback::CallbackVector;
 use super::callback_gsi::CallbackGsi;
 use super::guarded::Guarded;
+use super::offload::Offload;
 use super::timers::Timers;
 use super::{
     CallbackDelivery, Capabilities, ClockMode, KvmClock, ProbeError, VcpuKicker, vcpu_start,
@@ -84,6 +85,7 @@ pub struct KvmPlatform {
     callback: CallbackVector,
     /// The guest was refused its callback vector: nobody enters any more.
     refused: AtomicBool,
+    offload: Offload,
     /// For each vCPU the vector that its local APIC did not take, or 0.
     untaken: Vec<AtomicU8>,
     services: MachineServices,
@@ -101,8 +103,13 @@ impl KvmPlatform {
     ) -> Self {
         let count = usize::try_from(vcpus).unwrap_or(usize::MAX);
         let timers = Timers::new(count, Arc::clone(&clock) as Arc<dyn Clock>);
+        let offload = Offload::new(&vm, count);
+        if mode == ClockMode::Guarded {
+            offload.activate(&vm);
+        }
         Self {
             guarded: Guarded::new(mode, Arc::clone(&clock), count),
+            offload,
             callback_gsi: CallbackGsi::new(Arc::clone(&vm)),
             vm,
             clock,
@@ -178,7 +185,13 @@ impl KvmPlatform {
             let vector = untaken.swap(0, Ordering::SeqCst);
             self.send(vcpu, vector);
         }
-        self.guarded.before_entry(vcpu, fd).map_err(|error| EntryError::ClockPage { vcpu, error })
+        self.guarded
+            .before_entry(vcpu, fd)
+            .map_err(|error| EntryError::ClockPage { vcpu, error })?;
+        if let Some(vector) = self.offload.before_entry(vcpu, fd) {
+            self.send(vcpu, vector);
+        }
+        Ok(())
     }
 
     fn choose_callback(&self, vector: u8) {
@@ -293,10 +306,29 @@ impl Platform for KvmPlatform {
         Ok(owner)
     }
 
-    fn shared_info_placed(&self, _gpa: GuestAddress, _long_mode: bool) -> Result<(), Errno> {
-        // Not told to KVM in any mode: it would write its own wallclock there,
-        // once, and up to Linux 7.2 update its masterclock for it.
+    fn shared_info_placed(&self, gpa: Option<GuestAddress>, long_mode: bool) -> Result<(), Errno> {
+        self.offload.shared_info_placed(&self.vm, gpa, long_mode);
         Ok(())
+    }
+
+    fn ipi_port(&self, port: u32, vcpu: Option<u32>) {
+        self.offload.ipi_port(&self.vm, port, vcpu);
+    }
+
+    fn timer_port(&self, vcpu: u32, port: u32) {
+        if self.offload.timer_port(vcpu, port) {
+            self.kick(vcpu);
+        }
+    }
+
+    fn upcall_vector(&self, vcpu: u32, vector: u8) {
+        if self.offload.upcall_vector(vcpu, vector) {
+            self.kick(vcpu);
+        }
+    }
+
+    fn leave_two_levels(&self) -> Result<(), Errno> {
+        self.offload.leave_two_levels()
     }
 
     fn callback_via(&self, via: CallbackVia) -> Result<(), Errno> {
@@ -312,6 +344,7 @@ impl Platform for KvmPlatform {
             Ok(CallbackDelivery::Guarded) => {
                 let moved = self.guarded.callback_vector(&self.vm, vector)?;
                 moved.into_iter().for_each(|vcpu| self.kick(vcpu));
+                self.offload.activate(&self.vm).into_iter().for_each(|vcpu| self.kick(vcpu));
             }
             Err(_) => {
                 self.refused.store(true, Ordering::Relaxed);

@@ -224,8 +224,7 @@ fn hypercall(
             return waited;
         }
     };
-    let memory = shared.domain.memory();
-    let outcome = shared.domain.hypercall(&mut VcpuAccess::new(id, paging, &memory), call);
+    let outcome = shared.domain.hypercall(&mut VcpuAccess::new(id, paging), call);
     let value = match outcome {
         Outcome::Return(value) => value,
         Outcome::Yield => {

@@ -1,12 +1,12 @@
 //! One hypercall in flight: who made it, in which width, and the copies
 //! between its arguments in guest memory and ours.
 
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryError};
 use xen_abi::errno::Errno;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::{CallingVcpu, Domain};
-use crate::pages::Width;
+use crate::pages::{GuestRam, GuestRamHandle, Width};
 
 const PAGE_SIZE: u64 = 4096;
 
@@ -56,13 +56,15 @@ pub struct Call<'a> {
     /// The layout of its arguments.
     pub width: Width,
     access: &'a mut dyn CallingVcpu,
+    /// Guest memory, taken once for the call: each look costs a good part of it.
+    memory: <GuestRamHandle as GuestAddressSpace>::T,
     work: u32,
 }
 
 impl<'a> Call<'a> {
     /// A context for one hypercall.
     pub fn new(domain: &'a Domain, access: &'a mut dyn CallingVcpu, width: Width) -> Self {
-        Self { domain, vcpu: access.id(), width, access, work: WORK }
+        Self { domain, vcpu: access.id(), width, access, memory: domain.memory(), work: WORK }
     }
 
     /// Whether the arguments have the 64-bit layout.
@@ -114,7 +116,7 @@ impl<'a> Call<'a> {
     /// # Errors
     /// `EFAULT` where nothing is mapped.
     pub fn translate(&mut self, linear: u64) -> Result<GuestAddress, Errno> {
-        self.access.translate(linear).ok_or(Errno::EFAULT)
+        self.access.translate(&self.memory, linear).ok_or(Errno::EFAULT)
     }
 
     /// Copies bytes in from a linear address, page by page.
@@ -122,9 +124,10 @@ impl<'a> Call<'a> {
     /// # Errors
     /// `EFAULT` where a page is not mapped or not RAM.
     pub fn read_bytes(&mut self, linear: u64, buf: &mut [u8]) -> Result<(), Errno> {
-        let memory = self.domain.memory();
-        self.chunks(linear, buf.len(), |gpa, range| {
-            memory.read_slice(&mut buf[range], gpa).map_err(|_| Errno::EFAULT)
+        self.chunks(linear, buf.len(), |memory, gpa, range| {
+            let slice = memory.get_slice(gpa, range.len())?;
+            slice.copy_to(&mut buf[range]);
+            Ok(())
         })
     }
 
@@ -133,9 +136,9 @@ impl<'a> Call<'a> {
     /// # Errors
     /// `EFAULT` where a page is not mapped or not RAM; pages before it are written.
     pub fn write_bytes(&mut self, linear: u64, buf: &[u8]) -> Result<(), Errno> {
-        let memory = self.domain.memory();
-        self.chunks(linear, buf.len(), |gpa, range| {
-            memory.write_slice(&buf[range], gpa).map_err(|_| Errno::EFAULT)
+        self.chunks(linear, buf.len(), |memory, gpa, range| {
+            memory.get_slice(gpa, range.len())?.copy_from(&buf[range]);
+            Ok(())
         })
     }
 
@@ -161,7 +164,11 @@ impl<'a> Call<'a> {
         &mut self,
         linear: u64,
         len: usize,
-        mut copy: impl FnMut(GuestAddress, std::ops::Range<usize>) -> Result<(), Errno>,
+        mut copy: impl FnMut(
+            &GuestRam,
+            GuestAddress,
+            std::ops::Range<usize>,
+        ) -> Result<(), GuestMemoryError>,
     ) -> Result<(), Errno> {
         let mut done = 0usize;
         while done < len {
@@ -169,7 +176,11 @@ impl<'a> Call<'a> {
             let gpa = self.translate(at)?;
             let room = PAGE_SIZE - at % PAGE_SIZE;
             let take = usize::try_from(room).map_or(len - done, |room| room.min(len - done));
-            copy(gpa, done..done + take)?;
+            if copy(&self.memory, gpa, done..done + take).is_err() {
+                // A page that this very call put there is not in what it took.
+                self.memory = self.domain.memory();
+                copy(&self.memory, gpa, done..done + take).map_err(|_| Errno::EFAULT)?;
+            }
             done += take;
         }
         Ok(())
@@ -178,4 +189,30 @@ impl<'a> Call<'a> {
 
 fn element(array: u64, index: u64, size: u8) -> Result<u64, Errno> {
     index.checked_mul(size.into()).and_then(|at| array.checked_add(at)).ok_or(Errno::EFAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use vm_memory::{Bytes, GuestRegionMmap, MmapRegion};
+
+    use super::super::test_platform::{domain, with_call};
+    use super::*;
+
+    #[test]
+    fn a_page_that_came_during_the_call_is_found() {
+        const NEW: u64 = 64 << 20;
+        let (domain, ..) = domain(1);
+        with_call(&domain, 0, |call| {
+            assert_eq!(call.read::<u64>(NEW), Err(Errno::EFAULT));
+            let page = MmapRegion::new(4096).unwrap();
+            let page = GuestRegionMmap::new(page, GuestAddress(NEW)).unwrap();
+            let larger = domain.memory().insert_region(Arc::new(page)).unwrap();
+            domain.memory.lock().unwrap().replace(larger);
+            assert_eq!(call.write(NEW, &7u64), Ok(()));
+            assert_eq!(call.read::<u64>(NEW), Ok(7));
+        });
+        assert_eq!(domain.memory().read_obj::<u64>(GuestAddress(NEW)).unwrap(), 7);
+    }
 }

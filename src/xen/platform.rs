@@ -6,6 +6,7 @@ use xen_abi::errno::Errno;
 
 use super::StartLimits;
 use crate::clock::{SystemTimeLine, WallclockEpoch};
+use crate::pages::GuestRam;
 
 /// The domain's clocks. All methods may be called from any thread.
 pub trait Clock: Send + Sync {
@@ -95,11 +96,38 @@ pub trait Platform: Send + Sync {
         gpa: Option<GuestAddress>,
     ) -> Result<PageOwner, Errno>;
 
-    /// The guest mapped `shared_info` at `gpa`; `long_mode` is its width.
+    /// The guest mapped `shared_info` at `gpa`, took it out (`None`), or changed
+    /// its width, which `long_mode` is. The contents are in place; the wallclock
+    /// is written after.
     ///
     /// # Errors
     /// As [`Platform::area_placed`].
-    fn shared_info_placed(&self, gpa: GuestAddress, long_mode: bool) -> Result<(), Errno>;
+    fn shared_info_placed(&self, gpa: Option<GuestAddress>, long_mode: bool) -> Result<(), Errno>;
+
+    /// The guest bound `port` as an IPI of `vcpu`, or closed it (`None`). The
+    /// machine may deliver what is sent to it by itself, in the 2-level bitmaps.
+    fn ipi_port(&self, port: u32, vcpu: Option<u32>) {
+        let _ = (port, vcpu);
+    }
+
+    /// `VIRQ_TIMER` of `vcpu` comes by `port` from now on, 0 for none. The
+    /// machine may serve that vCPU's singleshot timer by itself.
+    fn timer_port(&self, vcpu: u32, port: u32) {
+        let _ = (vcpu, port);
+    }
+
+    /// Upcalls of `vcpu` come by `vector` from now on.
+    fn upcall_vector(&self, vcpu: u32, vector: u8) {
+        let _ = (vcpu, vector);
+    }
+
+    /// The guest wants FIFO event channels in place of the 2-level bitmaps.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the machine delivers events by itself, in the latter.
+    fn leave_two_levels(&self) -> Result<(), Errno> {
+        Ok(())
+    }
 
     /// The guest chose its VM-wide callback.
     ///
@@ -143,7 +171,7 @@ pub trait CallingVcpu {
     /// The vCPU's number, its index in `vcpu_info[]`.
     fn id(&self) -> u32;
 
-    /// Translates a linear address by the vCPU's current page tables, `None`
-    /// where nothing is mapped.
-    fn translate(&mut self, linear: u64) -> Option<GuestAddress>;
+    /// Translates a linear address by the vCPU's current page tables, which lie
+    /// in `memory`; `None` where nothing is mapped.
+    fn translate(&mut self, memory: &GuestRam, linear: u64) -> Option<GuestAddress>;
 }

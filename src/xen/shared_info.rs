@@ -145,7 +145,6 @@ pub(super) fn place(domain: &Domain, vcpu: u32, gfn: u64) -> Result<(), Errno> {
         }
     }
     let width = read(&domain.layout).width;
-    domain.platform.shared_info_placed(page, width == Width::Bits64)?;
     {
         let memory = domain.memory();
         let mut layout = write(&domain.layout);
@@ -155,8 +154,9 @@ pub(super) fn place(domain: &Domain, vcpu: u32, gfn: u64) -> Result<(), Errno> {
             let from_page = GuestAddress(from.gpa);
             from.memory.read_slice(&mut contents, from_page).map_err(|_| Errno::EINVAL)?;
             memory.write_slice(&contents, page).map_err(|_| Errno::EINVAL)?;
-            layout.shared_info = Some(gpa);
         }
+        domain.platform.shared_info_placed(Some(page), width == Width::Bits64)?;
+        layout.shared_info = Some(gpa);
         publish_wallclock(domain, &layout);
     }
     tracing::debug!(vcpu, gpa, ?width, "shared_info is mapped");
@@ -172,6 +172,10 @@ pub(super) fn unmap(domain: &Domain) {
     let memory = domain.memory();
     let mut layout = write(&domain.layout);
     let Some(gpa) = layout.shared_info else { return };
+    let long_mode = layout.width == Width::Bits64;
+    if let Err(errno) = domain.platform.shared_info_placed(None, long_mode) {
+        tracing::debug!(gpa, %errno, "the machine holds on to shared_info");
+    }
     let mut contents = [0u8; PAGE_SIZE];
     let copied = memory
         .read_slice(&mut contents, GuestAddress(gpa))
@@ -192,6 +196,12 @@ pub(super) fn latch_width(domain: &Domain, width: Width) {
             return;
         }
         layout.width = width;
+        if let Some(gpa) = layout.shared_info {
+            let placed = Some(GuestAddress(gpa));
+            if let Err(errno) = domain.platform.shared_info_placed(placed, width == Width::Bits64) {
+                tracing::debug!(gpa, %errno, "the machine does not follow the width");
+            }
+        }
         publish_wallclock(domain, &layout);
     }
     for vcpu in domain.vcpu_ids() {

@@ -35,7 +35,7 @@ pub(super) struct Asked {
     /// The deadline last asked for, by vCPU.
     pub timers: BTreeMap<u32, Option<u64>>,
     pub areas: Vec<(u32, VcpuArea, Option<GuestAddress>)>,
-    pub shared_info: Vec<(GuestAddress, bool)>,
+    pub shared_info: Vec<(Option<GuestAddress>, bool)>,
     pub via: Option<CallbackVia>,
     pub backed: Vec<GuestAddress>,
     /// `release_pages`: (first frame, pages).
@@ -105,7 +105,7 @@ impl Platform for FakePlatform {
         Ok(if kvm_owns { PageOwner::Kvm } else { PageOwner::Us })
     }
 
-    fn shared_info_placed(&self, gpa: GuestAddress, long_mode: bool) -> Result<(), Errno> {
+    fn shared_info_placed(&self, gpa: Option<GuestAddress>, long_mode: bool) -> Result<(), Errno> {
         self.refusal()?;
         lock(&self.asked).shared_info.push((gpa, long_mode));
         Ok(())
@@ -195,7 +195,7 @@ impl CallingVcpu for FakeVcpu {
         self.id
     }
 
-    fn translate(&mut self, linear: u64) -> Option<GuestAddress> {
+    fn translate(&mut self, _memory: &GuestRam, linear: u64) -> Option<GuestAddress> {
         let page = linear >> 12;
         if self.holes.contains(&page) {
             return None;

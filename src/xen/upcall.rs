@@ -59,6 +59,7 @@ pub(super) fn set_vector(domain: &Domain, vcpu: u32, vector: u8) -> Result<(), E
     }
     let state = domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
     state.upcall_vector.store(vector, Ordering::SeqCst);
+    domain.platform.upcall_vector(vcpu, vector);
     domain.raise_if_pending(vcpu);
     Ok(())
 }

@@ -36,7 +36,7 @@ fn mapping_fills_the_clocks_at_once() {
     assert_eq!(domain.time_page_address(0), Some(GuestAddress(0x5020)));
     assert_eq!(domain.time_page_address(32), None, "no default place beyond 32");
     let asked = platform.take();
-    assert_eq!(asked.shared_info, [(GuestAddress(0x5000), true)]);
+    assert_eq!(asked.shared_info, [(Some(GuestAddress(0x5000)), true)]);
     assert_eq!(asked.areas.len(), 32);
     assert_eq!(asked.areas[31], (31, VcpuArea::VcpuInfo, Some(GuestAddress(0x57c0))));
     assert_eq!(domain.clock_page_rewrites(), 0);
@@ -109,7 +109,7 @@ fn mapping_latches_no_width() {
     let args = [u64::from(XENMEM_ADD_TO_PHYSMAP), 0x2000];
     assert_eq!(call(&domain, Width::Bits32, HYPERVISOR_MEMORY_OP, &args), Ok(0));
     // The caller is 32-bit, and yet Xen keeps the 64-bit layout until it latches.
-    assert_eq!(platform.take().shared_info, [(GuestAddress(0x5000), true)]);
+    assert_eq!(platform.take().shared_info, [(Some(GuestAddress(0x5000)), true)]);
     assert_eq!(get::<u32>(&domain, 0x5c04), 1_700_000_000);
     assert_eq!(get::<u32>(&domain, 0x5904), 0);
     assert_eq!(read(&domain.layout).ports(), 4096);

@@ -24,7 +24,8 @@ const LAST_OFFSET: usize = PAGE_SIZE - size_of::<EvtchnFifoControlBlock>();
 ///
 /// # Errors
 /// `ENOENT` for a vCPU that is not there, `EINVAL` for a block that crosses its
-/// page, is not aligned to 8 bytes or not in RAM, and for a vCPU that has one.
+/// page, is not aligned to 8 bytes or not in RAM, and for a vCPU that has one,
+/// `EOPNOTSUPP` where the machine delivers events in the 2-level bitmaps.
 pub(in super::super) fn init_control(
     domain: &Domain,
     args: &mut EvtchnInitControl,
@@ -41,6 +42,7 @@ pub(in super::super) fn init_control(
         let page = page_of(domain, args.control_gfn)?;
         let fifo = Fifo::new(domain.config.vcpus);
         fifo.place_control_block(args.vcpu, page + u64::from(args.offset))?;
+        domain.platform.leave_two_levels()?;
         domain.switch_to_fifo(fifo);
         return Ok(());
     }

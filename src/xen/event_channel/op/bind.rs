@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use xen_abi::errno::Errno;
+use xen_abi::xen::VIRQ_TIMER;
 
 use super::super::super::Call;
 use super::super::super::domain::{Domain, lock, read, write};
@@ -104,14 +105,22 @@ pub(super) fn virq(call: &mut Call<'_>, virq: u32, vcpu: u32) -> Result<u32, Err
     domain.events.ports.set(port, Channel::new(vcpu, State::Virq(virq)));
     // Release: partner of the Acquire in `raise_virq`, which then sees the port.
     slot.store(port, Ordering::Release);
+    if virq == VIRQ_TIMER {
+        domain.platform.timer_port(vcpu, port);
+    }
     Ok(port)
 }
 
 /// # Errors
 /// `ENOENT` for a vCPU that is not there, `ENOSPC`.
 pub(super) fn ipi(call: &mut Call<'_>, vcpu: u32) -> Result<u32, Errno> {
-    call.domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
-    take_port(call, Channel::new(vcpu, State::Ipi))
+    let domain = call.domain;
+    domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
+    let _change = lock(&domain.events.change);
+    let port = free_port(call)?;
+    domain.events.ports.set(port, Channel::new(vcpu, State::Ipi));
+    domain.platform.ipi_port(port, Some(vcpu));
+    Ok(port)
 }
 
 /// An HVM guest may bind any PIRQ in range, mapped or not, and whatever its

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use xen_abi::errno::Errno;
+use xen_abi::xen::VIRQ_TIMER;
 
 use super::super::super::domain::{Domain, lock, write};
 use super::super::super::{Call, Reply};
@@ -41,7 +42,8 @@ fn close_locked(domain: &Domain, port: u32) -> Reply {
     let channel = events.ports.get(port);
     match channel.state {
         State::Free | State::Reserved => return Err(Errno::EINVAL),
-        State::Unbound(_) | State::Ipi => {}
+        State::Unbound(_) => {}
+        State::Ipi => domain.platform.ipi_port(port, None),
         State::Pirq(pirq) => {
             let slot = usize::try_from(pirq).ok().and_then(|pirq| events.pirqs.get(pirq));
             if let Some(slot) = slot {
@@ -55,6 +57,9 @@ fn close_locked(domain: &Domain, port: u32) -> Reply {
         }
         State::Backend(index) => write(&events.backends).guest_closed(index),
         State::Virq(virq) => {
+            if virq == VIRQ_TIMER {
+                domain.platform.timer_port(channel.vcpu, 0);
+            }
             // A global VIRQ may have been rebound: its slot stays vCPU 0's.
             for slot in domain.vcpu_ids().filter_map(|vcpu| domain.vcpu(vcpu)) {
                 let slot = usize::try_from(virq).ok().and_then(|virq| slot.virqs.get(virq));
