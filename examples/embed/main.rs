@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         uuid: [0; 16],
         xen_version: (4, 17),
         memory_map: vec![MemoryMapEntry { addr: 0, size: guest::RAM, kind: 1 }],
+        fifo_events: true,
         upcall_vector: true,
         host_tsc_khz: tsc_khz,
         console_page: None,

@@ -358,6 +358,7 @@ fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainCon
         uuid: random_uuid(),
         xen_version: config.xen_version,
         memory_map: boot.memory_map.clone(),
+        fifo_events: true,
         upcall_vector: config.clock != ClockMode::Guarded,
         host_tsc_khz: vm.tsc_khz,
         console_page: Some(GuestAddress(CONSOLE_PFN * PAGE_SIZE)),

@@ -2,9 +2,11 @@
 //!
 //! Locks, in three chains that never meet but in `layout`, the innermost:
 //! `Vcpu::areas` → `layout`; `EventChannels::change` → `backends` → `layout`;
-//! `Vcpu::timers` → `watchdogs`. Nobody takes `layout` twice, and nobody sleeps
-//! holding a lock. Delivering an event takes `layout` shared; only placing a
-//! page takes it exclusively.
+//! `Vcpu::timers` → `watchdogs`. Under `layout` come only the queues of FIFO
+//! events, at most two, in the order of their numbers. Nobody takes `layout`
+//! twice, and nobody sleeps holding a lock. Delivering an event takes `layout`
+//! shared; only placing a page and changing the ABI of events take it
+//! exclusively.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -47,6 +49,9 @@ pub struct DomainConfig {
     pub xen_version: (u16, u16),
     /// Guest-physical memory map.
     pub memory_map: Vec<MemoryMapEntry>,
+    /// Whether the FIFO ABI of event channels is offered. Without it
+    /// `EVTCHNOP_init_control` answers `ENOSYS`, and guests stay with 2 levels.
+    pub fifo_events: bool,
     /// Whether per-vCPU upcall vectors are offered (CPUID leaf 4, EAX bit 6).
     pub upcall_vector: bool,
     /// Frequency of the host's TSC in kHz, for CPUID leaf 3 subleaf 2.

@@ -10,7 +10,7 @@ use xen_abi::sched::{
     SchedPoll32, SchedRemoteShutdown, SchedShutdown, SchedWatchdog,
 };
 
-use super::domain::{Domain, lock, read};
+use super::domain::{Domain, lock};
 use super::{Call, Outcome, RunState};
 use crate::pages::Width;
 
@@ -128,7 +128,7 @@ fn poll(call: &mut Call<'_>, arg: u64) -> Result<Outcome, Errno> {
     }
     let domain = call.domain;
     let state = domain.vcpu(call.vcpu).ok_or(Errno::ENOENT)?;
-    let limit = read(&domain.layout).ports();
+    let limit = domain.events.valid_ports();
     domain.set_polling(call.vcpu, Waiting::AnyPort);
     let mut ready = state.upcall_raised.load(Ordering::SeqCst);
     let mut last = 0;

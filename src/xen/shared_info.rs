@@ -8,8 +8,10 @@
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use xen_abi::arch_x86::XEN_LEGACY_MAX_VCPUS;
 use xen_abi::errno::Errno;
+use xen_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS;
 
 use super::domain::{Domain, read, write};
+use super::event_channel::Fifo;
 use crate::clock::WallclockEpoch;
 use crate::pages::{self, GuestRam, Width};
 
@@ -30,6 +32,9 @@ pub(super) struct Layout {
     shared_info: Option<u64>,
     /// Each `vcpu_info` that was registered away from its default place.
     registered: Vec<Option<u64>>,
+    /// The FIFO ABI, once the guest has chosen it; else pending and mask bits
+    /// of ports are those of `shared_info`.
+    pub fifo: Option<Box<Fifo>>,
 }
 
 /// The page that `shared_info` is before the guest maps it.
@@ -52,7 +57,7 @@ impl PrivatePage {
 impl Layout {
     pub(super) fn new(vcpus: u32) -> Self {
         let vcpus = usize::try_from(vcpus).unwrap_or(0);
-        Self { width: Width::Bits64, shared_info: None, registered: vec![None; vcpus] }
+        Self { width: Width::Bits64, shared_info: None, registered: vec![None; vcpus], fifo: None }
     }
 
     /// `shared_info`: in guest memory, or the private page.
@@ -83,8 +88,13 @@ impl Layout {
         usize::try_from(vcpu).ok().and_then(|index| *self.registered.get(index)?)
     }
 
-    /// The number of 2-level ports: the square of the word's bits.
+    /// The number of ports that the guest's ABI of events allows.
     pub(super) fn ports(&self) -> u32 {
+        if self.fifo.is_some() { EVTCHN_FIFO_NR_CHANNELS } else { self.two_level_ports() }
+    }
+
+    /// The number of 2-level ports: the square of the word's bits.
+    fn two_level_ports(&self) -> u32 {
         match self.width {
             Width::Bits64 => 4096,
             Width::Bits32 => 1024,
@@ -99,7 +109,7 @@ impl Layout {
 
     /// The same of `evtchn_mask`.
     pub(super) fn mask_offset(&self, port: u32) -> u64 {
-        Self::pending_offset(port) + u64::from(self.ports() / 8)
+        Self::pending_offset(port) + u64::from(self.two_level_ports() / 8)
     }
 
     /// The `vcpu_info` of `vcpu` in a mapped `shared_info`.

@@ -213,6 +213,7 @@ pub(super) fn config(vcpus: u32) -> DomainConfig {
         uuid: *b"0123456789abcdef",
         xen_version: (4, 17),
         memory_map: Vec::new(),
+        fifo_events: true,
         upcall_vector: true,
         host_tsc_khz: 1_000_000,
         console_page: None,

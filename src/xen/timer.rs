@@ -119,7 +119,7 @@ impl Domain {
             due
         };
         if due {
-            self.send_virq(vcpu, VIRQ_TIMER);
+            self.raise_virq(vcpu, VIRQ_TIMER);
         }
     }
 }

@@ -104,6 +104,18 @@ impl Domain {
         }
     }
 
+    /// The guest has ended the interrupt of the callback GSI, and its interrupt
+    /// controller has let go of the line. Asserts it again if there are events
+    /// that the guest has not seen.
+    ///
+    /// The machine calls this where it takes the line down itself at the guest's
+    /// end of interrupt, which it should: a level that is still up then is an
+    /// interrupt at once, and again, until somebody looks at the pending flag.
+    pub fn callback_gsi_ended(&self) {
+        self.gsi_asserted.store(false, Ordering::SeqCst);
+        self.update_callback_gsi();
+    }
+
     /// `evtchn_upcall_pending` of `vcpu`.
     pub(super) fn upcall_pending(&self, vcpu: u32) -> bool {
         let memory = self.memory();

@@ -1,47 +1,43 @@
-//! 2-level event channels: delivery to vCPUs, and ports of in-process back ends.
+//! Event channels: ports, what they are bound to, and how an event reaches its
+//! vCPU, in the 2-level ABI or in the FIFO ABI.
 //!
-//! Order of delivery, as in Xen: set the port's pending bit; if that was clear
-//! and the port is not masked, set its word's selector bit in the `vcpu_info`
-//! of its vCPU; if that was clear, set `evtchn_upcall_pending`; if that was
-//! clear, interrupt the vCPU. The guest undoes it in the opposite order with
-//! atomic exchanges, so whoever of the two comes second sees the other.
+//! Raising an event takes no lock but `Domain::layout`, shared, and in the FIFO
+//! ABI that of the event's queue. Binding and closing take `change`.
 
+mod backends;
+mod fifo;
 mod op;
 mod ports;
+mod sources;
+mod two_level;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, RwLock};
 
-use xen_abi::errno::Errno;
-
+pub(super) use fifo::Fifo;
 pub(super) use op::op;
 use ports::{Channel, Ports, State};
 
-use super::atomic::{and_u64, load_u64, or_u32, or_u64};
-use super::domain::{Domain, lock, read, write};
-use super::shared_info::{At, Layout};
-use crate::pages::{GuestRam, Width};
+use backends::Backends;
 
-/// What a back end runs when the guest notifies it.
-type OnSend = Arc<dyn Fn() + Send + Sync>;
+use super::domain::{Domain, read};
+use super::shared_info::At;
+use fifo::Raised;
+
+/// `d->nr_pirqs` of a small HVM guest: its GSIs and room for MSIs. On Xen it
+/// depends on the host.
+const NR_PIRQS: usize = 256;
 
 /// The event channels of a domain.
 pub(super) struct EventChannels {
     ports: Ports,
     /// Held by whoever changes a port's state; reading needs no lock.
     change: Mutex<()>,
-    /// The far ends in domain 0: back end `n` has port `n + 1` there.
-    backends: RwLock<Vec<Backend>>,
+    backends: RwLock<Backends>,
+    /// The port of each PIRQ, 0 for none.
+    pirqs: Box<[AtomicU32]>,
     domain_id: u16,
     delivered: AtomicU64,
-}
-
-struct Backend {
-    on_send: OnSend,
-    /// The guest's port as first given: the back end's name for it.
-    handle: u32,
-    /// The guest's port now, 0 while the guest has closed it.
-    port: u32,
 }
 
 impl EventChannels {
@@ -49,139 +45,116 @@ impl EventChannels {
         Self {
             ports: Ports::new(),
             change: Mutex::new(()),
-            backends: RwLock::new(Vec::new()),
+            backends: RwLock::new(Backends::default()),
+            pirqs: (0..NR_PIRQS).map(|_| AtomicU32::new(0)).collect(),
             domain_id,
             delivered: AtomicU64::new(0),
         }
     }
+
+    /// The number of ports that exist: on others every operation, polling too,
+    /// fails with `EINVAL`. As in Xen it grows with the ports in use.
+    pub(super) fn valid_ports(&self) -> u32 {
+        self.ports.valid()
+    }
 }
 
 impl Domain {
-    /// A port already bound to a back end in this process (console, store), for
-    /// the guest to find in an HVM parameter. Its events go to vCPU 0 until the
-    /// guest rebinds it. `on_send` runs on the notifying vCPU's thread, with no
-    /// lock held.
-    ///
-    /// # Errors
-    /// `ENOSPC` when no port is free.
-    pub fn alloc_backend_port(&self, on_send: OnSend) -> Result<u32, Errno> {
-        let _change = lock(&self.events.change);
-        let mut backends = write(&self.events.backends);
-        let index = u32::try_from(backends.len()).map_err(|_| Errno::ENOSPC)?;
-        let limit = read(&self.layout).ports();
-        let port = self.events.ports.find_free(limit).ok_or(Errno::ENOSPC)?;
-        self.events.ports.set(port, Channel { vcpu: 0, state: State::Backend(index) });
-        backends.push(Backend { on_send, handle: port, port });
-        Ok(port)
-    }
-
-    /// Raises the event of a back end toward the guest. `port` is what
-    /// [`Domain::alloc_backend_port`] gave, even after the guest closed that
-    /// port and bound another to the same back end.
-    pub fn notify_port(&self, port: u32) {
-        let now_at = read(&self.events.backends)
-            .iter()
-            .find(|backend| backend.handle == port)
-            .map_or(0, |backend| backend.port);
-        let channel = self.events.ports.get(now_at);
-        if matches!(channel.state, State::Backend(_)) {
-            self.set_pending(now_at, channel.vcpu);
-        }
-    }
-
     /// Events that were set pending, each counted once until the guest takes it.
     pub fn events_delivered(&self) -> u64 {
         self.events.delivered.load(Ordering::Relaxed)
     }
 
-    /// Raises a VIRQ of `vcpu`, if the guest bound it.
-    pub(super) fn send_virq(&self, vcpu: u32, virq: u32) {
-        let Some(state) = self.vcpu(vcpu) else { return };
-        let slot = usize::try_from(virq).ok().and_then(|virq| state.virqs.get(virq));
-        let port = slot.map_or(0, |slot| slot.load(Ordering::Acquire));
-        let channel = self.events.ports.get(port);
-        if channel.state == State::Virq(virq) {
-            self.set_pending(port, channel.vcpu);
-        }
+    /// Sets `port` pending and tells `vcpu`, whatever it is bound to.
+    #[cfg(test)]
+    pub(super) fn set_pending(&self, port: u32, vcpu: u32) {
+        self.raise_channel(port, Channel { vcpu, ..self.events.ports.get(port) });
     }
 
-    /// Sets `port` pending and tells `vcpu`.
-    pub(super) fn set_pending(&self, port: u32, vcpu: u32) {
-        let upcall = {
+    /// Sets `port` pending, which is bound as `channel` says, and tells its vCPU.
+    fn raise_channel(&self, port: u32, channel: Channel) {
+        let vcpu = channel.vcpu;
+        let (raised, upcall) = {
             let memory = self.memory();
             let layout = read(&self.layout);
             if port >= layout.ports() {
                 return;
             }
-            let page = layout.shared_info(&memory, &self.private);
-            let bit = 1u64 << (port % 64);
-            if or_u64(page.memory, page.gpa + Layout::pending_offset(port), bit) & bit != 0 {
-                return; // whoever set it has told, or the unmasking will
+            let info = layout.vcpu_info(vcpu, &memory, &self.private);
+            if let Some(fifo) = &layout.fifo {
+                let raised = fifo.set_pending(&memory, port, channel);
+                (raised, raised.tell && mark_upcall(info))
+            } else {
+                let page = layout.shared_info(&memory, &self.private);
+                let newly = two_level::set_pending(page, port);
+                // Pending already: whoever set it has told, or the unmasking will.
+                let tell = newly
+                    && !two_level::is_masked(&layout, page, port)
+                    && info.is_some_and(|info| two_level::select(layout.width, info, port));
+                (Raised { newly, tell }, tell && mark_upcall(info))
             }
+        };
+        if raised.newly {
             self.events.delivered.fetch_add(1, Ordering::Relaxed);
-            let masked = load_u64(page.memory, page.gpa + layout.mask_offset(port)) & bit != 0;
-            !masked && self.select(&layout, &memory, port, vcpu)
+        }
+        if upcall {
+            self.raise(vcpu);
+        }
+        if raised.newly {
+            // A poller wants to know of masked ports too.
+            self.wake_pollers(port);
+        }
+    }
+
+    /// `EVTCHNOP_unmask`: clears the mask of `port`; if it is pending, tells its
+    /// vCPU now.
+    fn unmask(&self, port: u32) {
+        let channel = self.events.ports.get(port);
+        let vcpu = channel.vcpu;
+        let (raised, upcall) = {
+            let memory = self.memory();
+            let layout = read(&self.layout);
+            let info = layout.vcpu_info(vcpu, &memory, &self.private);
+            if let Some(fifo) = &layout.fifo {
+                let raised = fifo.unmask(&memory, port, channel);
+                (raised, raised.tell && mark_upcall(info))
+            } else {
+                let page = layout.shared_info(&memory, &self.private);
+                let tell = two_level::unmask(&layout, page, port)
+                    && info.is_some_and(|info| two_level::select(layout.width, info, port));
+                (Raised::default(), tell && mark_upcall(info))
+            }
         };
         if upcall {
             self.raise(vcpu);
         }
-        // A poller wants to know of masked ports too.
-        self.wake_pollers(port);
-    }
-
-    /// `EVTCHNOP_unmask`: clears the mask of `port`; if it was pending all the
-    /// while, tells `vcpu` now.
-    fn unmask(&self, port: u32, vcpu: u32) {
-        let upcall = {
-            let memory = self.memory();
-            let layout = read(&self.layout);
-            let page = layout.shared_info(&memory, &self.private);
-            let bit = 1u64 << (port % 64);
-            let was = and_u64(page.memory, page.gpa + layout.mask_offset(port), !bit);
-            // In this order: `set_pending` sets pending, then reads the mask.
-            let pending = load_u64(page.memory, page.gpa + Layout::pending_offset(port));
-            was & pending & bit != 0 && self.select(&layout, &memory, port, vcpu)
-        };
-        if upcall {
-            self.raise(vcpu);
+        if raised.newly {
+            // The guest took it and it came again, all while it was unmasked.
+            self.wake_pollers(port);
         }
     }
 
     fn clear_pending(&self, port: u32) {
         let memory = self.memory();
         let layout = read(&self.layout);
-        let page = layout.shared_info(&memory, &self.private);
-        and_u64(page.memory, page.gpa + Layout::pending_offset(port), !(1u64 << (port % 64)));
+        if let Some(fifo) = &layout.fifo {
+            fifo.clear_pending(&memory, port);
+        } else if port < layout.ports() {
+            two_level::clear_pending(layout.shared_info(&memory, &self.private), port);
+        }
     }
 
     /// Whether `port` is pending.
     pub(super) fn event_pending(&self, port: u32) -> bool {
         let memory = self.memory();
         let layout = read(&self.layout);
-        let page = layout.shared_info(&memory, &self.private);
-        let word = load_u64(page.memory, page.gpa + Layout::pending_offset(port));
-        port < layout.ports() && word >> (port % 64) & 1 != 0
-    }
-
-    /// Sets the selector bit of `port` and the upcall of `vcpu`; whether to
-    /// interrupt it.
-    fn select(&self, layout: &Layout, memory: &GuestRam, port: u32, vcpu: u32) -> bool {
-        let Some(info) = layout.vcpu_info(vcpu, memory, &self.private) else {
-            // Beyond 32 and not registered yet: registering sets every
-            // selector bit, so the event is found then.
-            return false;
-        };
-        let selected = match layout.width {
-            Width::Bits64 => {
-                let bit = 1u64 << (port / 64 % 64);
-                or_u64(info.memory, info.gpa + SELECTOR_OFFSET, bit) & bit != 0
+        match &layout.fifo {
+            Some(fifo) => fifo.is_pending(&memory, port),
+            None => {
+                port < layout.ports()
+                    && two_level::is_pending(&layout, &memory, &self.private, port)
             }
-            Width::Bits32 => {
-                let bit = 1u32 << (port / 32 % 32);
-                or_u32(info.memory, info.gpa + SELECTOR_OFFSET32, bit) & bit != 0
-            }
-        };
-        !selected && Self::mark_upcall(info)
+        }
     }
 
     /// Has `vcpu` look at every port once: what was raised while its
@@ -190,17 +163,10 @@ impl Domain {
         let upcall = {
             let memory = self.memory();
             let layout = read(&self.layout);
-            let info: Option<At<'_>> = layout.vcpu_info(vcpu, &memory, &self.private);
+            let info = layout.vcpu_info(vcpu, &memory, &self.private);
             info.is_some_and(|info| {
-                match layout.width {
-                    Width::Bits64 => {
-                        or_u64(info.memory, info.gpa + SELECTOR_OFFSET, u64::MAX);
-                    }
-                    Width::Bits32 => {
-                        or_u32(info.memory, info.gpa + SELECTOR_OFFSET32, u32::MAX);
-                    }
-                }
-                Self::mark_upcall(info)
+                two_level::select_all(layout.width, info);
+                mark_upcall(Some(info))
             })
         };
         if upcall {
@@ -209,10 +175,12 @@ impl Domain {
     }
 }
 
-/// `offsetof(struct vcpu_info, evtchn_pending_sel)`.
-const SELECTOR_OFFSET: u64 = 8;
-/// The same in the 32-bit layout.
-const SELECTOR_OFFSET32: u64 = 4;
+/// Sets the upcall of the vCPU whose `vcpu_info` is at `info`; whether to
+/// interrupt it. A vCPU beyond 32 that has not registered one finds the event
+/// later: registering marks everything pending.
+fn mark_upcall(info: Option<At<'_>>) -> bool {
+    info.is_some_and(Domain::mark_upcall)
+}
 
 #[cfg(test)]
 mod tests;

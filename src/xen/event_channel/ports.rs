@@ -1,10 +1,15 @@
 //! The port table: what each port is bound to, one atomic word each, so that
-//! sending takes no lock.
+//! sending takes no lock. Memory is taken as ports are, for the FIFO ABI has
+//! 131 072 of them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// The most ports of the 2-level ABI: 64 words of 64 bits.
-const PORTS: usize = 4096;
+use xen_abi::event_channel::{EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PRIORITY_DEFAULT};
+
+/// Xen makes ports in buckets of a page; one beyond the last bucket does not
+/// exist, and every operation on it answers `EINVAL`.
+const BUCKET: u32 = 64;
 
 /// What a port is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +33,21 @@ pub(super) enum State {
 pub(super) struct Channel {
     /// The vCPU that is told of its events.
     pub vcpu: u32,
+    /// Its queue in the FIFO ABI: 0, the most urgent, to 15.
+    pub priority: u8,
     pub state: State,
 }
 
 impl Channel {
-    pub(super) const FREE: Self = Self { vcpu: 0, state: State::Free };
+    pub(super) const FREE: Self = Self::new(0, State::Free);
 
-    /// Kind in bits 7..0, vCPU in 23..8 (at most 127), the rest in 63..32.
+    /// A port as it is bound: at the default priority.
+    pub(super) const fn new(vcpu: u32, state: State) -> Self {
+        Self { vcpu, priority: EVTCHN_FIFO_PRIORITY_DEFAULT as u8, state }
+    }
+
+    /// Kind in bits 7..0, vCPU in 23..8 (at most 127), priority in 31..24, the
+    /// rest in 63..32.
     fn pack(self) -> u64 {
         let (kind, value) = match self.state {
             State::Free => (0, 0),
@@ -46,11 +59,14 @@ impl Channel {
             State::Pirq(pirq) => (6, pirq),
             State::Ipi => (7, 0),
         };
-        u64::from(value) << 32 | u64::from(self.vcpu & 0xffff) << 8 | kind
+        u64::from(value) << 32
+            | u64::from(self.priority) << 24
+            | u64::from(self.vcpu & 0xffff) << 8
+            | kind
     }
 
     fn unpack(word: u64) -> Self {
-        let [kind, vcpu_low, vcpu_high, _, v0, v1, v2, v3] = word.to_le_bytes();
+        let [kind, vcpu_low, vcpu_high, priority, v0, v1, v2, v3] = word.to_le_bytes();
         let value = u32::from_le_bytes([v0, v1, v2, v3]);
         let state = match kind {
             1 => State::Reserved,
@@ -60,43 +76,117 @@ impl Channel {
             5 => State::Virq(value),
             6 => State::Pirq(value),
             7 => State::Ipi,
-            _ => State::Free,
+            _ => return Self::FREE,
         };
-        Self { vcpu: u32::from(u16::from_le_bytes([vcpu_low, vcpu_high])), state }
+        Self { vcpu: u32::from(u16::from_le_bytes([vcpu_low, vcpu_high])), priority, state }
     }
 }
 
-/// All ports. Whoever sets one holds `EventChannels::change`.
-pub(super) struct Ports(Box<[AtomicU64]>);
+/// One `T` for each port of the FIFO ABI, made a bucket at a time.
+#[derive(Debug)]
+pub(super) struct Table<T>(Box<[OnceLock<Box<[T]>>]>);
+
+impl<T: Default> Table<T> {
+    /// Ports whose entries are made together.
+    const STEP: u32 = 1024;
+
+    pub(super) fn new() -> Self {
+        let buckets = EVTCHN_FIFO_NR_CHANNELS / Self::STEP;
+        Self((0..buckets).map(|_| OnceLock::new()).collect())
+    }
+
+    /// The entry of `port`, `None` if none near it was asked for in
+    /// [`Table::make`].
+    pub(super) fn get(&self, port: u32) -> Option<&T> {
+        let (bucket, place) = Self::split(port)?;
+        self.0.get(bucket)?.get()?.get(place)
+    }
+
+    /// The entry of `port`, `None` beyond the last port there can be.
+    pub(super) fn make(&self, port: u32) -> Option<&T> {
+        let (bucket, place) = Self::split(port)?;
+        let entries =
+            self.0.get(bucket)?.get_or_init(|| (0..Self::STEP).map(|_| T::default()).collect());
+        entries.get(place)
+    }
+
+    fn split(port: u32) -> Option<(usize, usize)> {
+        let bucket = usize::try_from(port / Self::STEP).ok()?;
+        Some((bucket, usize::try_from(port % Self::STEP).ok()?))
+    }
+}
+
+/// All ports. Whoever changes one holds `EventChannels::change`.
+#[derive(Debug)]
+pub(super) struct Ports {
+    channels: Table<AtomicU64>,
+    /// Ports that exist; those from here on were never made.
+    valid: AtomicU32,
+    /// All ports below this are taken.
+    lowest: AtomicU32,
+}
+
+/// A port that may be taken, and how many were looked at to find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub port: u32,
+    pub steps: u32,
+}
 
 impl Ports {
     pub(super) fn new() -> Self {
-        let ports = Self((0..PORTS).map(|_| AtomicU64::new(0)).collect());
-        ports.set(0, Channel { vcpu: 0, state: State::Reserved });
+        let ports = Self {
+            channels: Table::new(),
+            valid: AtomicU32::new(BUCKET),
+            lowest: AtomicU32::new(1),
+        };
+        ports.set(0, Channel::new(0, State::Reserved));
         ports
     }
 
-    /// A port that is beyond the table is free.
+    /// The number of ports that exist, which only ever grows.
+    pub(super) fn valid(&self) -> u32 {
+        self.valid.load(Ordering::Acquire)
+    }
+
+    /// A port that does not exist is free.
     pub(super) fn get(&self, port: u32) -> Channel {
-        let slot = usize::try_from(port).ok().and_then(|port| self.0.get(port));
         // Acquire: partner of the Release in `set`, for a back end's entry.
+        let slot = self.channels.get(port);
         slot.map_or(Channel::FREE, |slot| Channel::unpack(slot.load(Ordering::Acquire)))
     }
 
     pub(super) fn set(&self, port: u32, channel: Channel) {
-        if let Some(slot) = usize::try_from(port).ok().and_then(|port| self.0.get(port)) {
-            slot.store(channel.pack(), Ordering::Release);
+        let Some(slot) = self.channels.make(port) else { return };
+        slot.store(channel.pack(), Ordering::Release);
+        if channel.state == State::Free {
+            self.lowest.fetch_min(port, Ordering::Relaxed);
+        } else if port >= self.valid() {
+            self.valid.store((port / BUCKET + 1) * BUCKET, Ordering::Release);
         }
     }
 
-    /// The lowest free port below `limit`, as Xen hands them out.
-    pub(super) fn find_free(&self, limit: u32) -> Option<u32> {
-        (1..limit).find(|&port| self.get(port).state == State::Free)
-    }
-
-    /// The first port in this state.
-    pub(super) fn find(&self, state: State) -> Option<u32> {
-        (1..=u32::try_from(PORTS - 1).unwrap_or(0)).find(|&port| self.get(port).state == state)
+    /// The lowest free port below `limit`, as Xen hands them out, that is not
+    /// `busy` with an event from before it was closed.
+    pub(super) fn find_free(&self, limit: u32, busy: impl Fn(u32) -> bool) -> Option<Found> {
+        let start = self.lowest.load(Ordering::Relaxed);
+        let mut skipped = false;
+        for port in start..limit {
+            if self.get(port).state != State::Free {
+                continue;
+            }
+            if !skipped {
+                self.lowest.store(port, Ordering::Relaxed);
+            }
+            if !busy(port) {
+                return Some(Found { port, steps: port - start });
+            }
+            skipped = true;
+        }
+        if !skipped {
+            self.lowest.store(limit.max(start), Ordering::Relaxed);
+        }
+        None
     }
 }
 
@@ -110,15 +200,46 @@ mod tests {
             State::Free,
             State::Reserved,
             State::Unbound(0x7fef),
-            State::Loop(4095),
+            State::Loop(131_071),
             State::Backend(u32::MAX),
             State::Virq(23),
             State::Pirq(255),
             State::Ipi,
         ];
         for (state, vcpu) in states.into_iter().zip([0, 1, 31, 32, 63, 64, 126, 127]) {
-            let channel = Channel { vcpu, state };
+            let priority = if state == State::Free { 7 } else { u8::try_from(vcpu % 16).unwrap() };
+            let channel = Channel { vcpu, priority, state };
             assert_eq!(Channel::unpack(channel.pack()), channel);
         }
+    }
+
+    #[test]
+    fn the_lowest_free_port_that_is_not_busy() {
+        let ports = Ports::new();
+        let find = |limit, busy: u32| ports.find_free(limit, |port| port == busy);
+        assert_eq!(find(64, 0), Some(Found { port: 1, steps: 0 }));
+        for port in 1..64 {
+            ports.set(port, Channel::new(0, State::Ipi));
+        }
+        assert_eq!((find(64, 0), ports.valid()), (None, 64));
+        assert_eq!(find(65, 0), Some(Found { port: 64, steps: 0 }));
+        ports.set(64, Channel::new(0, State::Ipi));
+        assert_eq!(ports.valid(), 128);
+        ports.set(7, Channel::FREE);
+        ports.set(9, Channel::FREE);
+        assert_eq!(find(128, 7), Some(Found { port: 9, steps: 2 }));
+        ports.set(9, Channel::new(0, State::Ipi));
+        assert_eq!(find(128, 0).map(|found| found.port), Some(7), "it was only skipped");
+    }
+
+    #[test]
+    fn beyond_the_last_port_there_is_none() {
+        let ports = Ports::new();
+        ports.set(131_071, Channel::new(5, State::Ipi));
+        ports.set(131_072, Channel::new(5, State::Ipi));
+        assert_eq!(ports.get(131_071).vcpu, 5);
+        assert_eq!(ports.get(131_072), Channel::FREE);
+        assert_eq!(ports.get(u32::MAX), Channel::FREE);
+        assert_eq!(ports.valid(), 131_072);
     }
 }

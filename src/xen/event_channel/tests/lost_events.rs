@@ -94,7 +94,7 @@ fn none_between_two_senders_and_a_masking_guest() {
             if masked_turn.is_multiple_of(7) {
                 let bit = 1u64 << (low % 64);
                 word(&domain, PAGE + 0xa00, |mask| mask.fetch_or(bit, Ordering::SeqCst));
-                domain.unmask(low, 0);
+                domain.unmask(low);
             }
             if last_look {
                 if seen == [SENDS; 2] {
@@ -123,7 +123,7 @@ fn none_between_raising_and_unmasking() {
         10_000,
         61,
         || {
-            domain.unmask(port, 0);
+            domain.unmask(port);
             by_unmasking.set(by_unmasking.get() + u32::from(domain.upcall_pending(0)));
         },
         || domain.set_pending(port, 0),
