@@ -39,6 +39,24 @@ pub enum Kernel {
     Embedded(&'static [u8]),
 }
 
+/// Where the initial ramdisk comes from.
+#[derive(Clone, Debug)]
+pub enum Initrd {
+    /// A file.
+    File(PathBuf),
+    /// One that is here already.
+    Bytes(Arc<[u8]>),
+}
+
+impl Initrd {
+    fn source(&self) -> FileSource<'_> {
+        match self {
+            Self::File(path) => FileSource::Path(path),
+            Self::Bytes(bytes) => FileSource::Bytes(bytes),
+        }
+    }
+}
+
 /// Which console the caller's terminal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Console {
@@ -56,7 +74,7 @@ pub struct MachineConfig {
     /// The kernel.
     pub kernel: Kernel,
     /// Its initial ramdisk.
-    pub initrd: Option<PathBuf>,
+    pub initrd: Option<Initrd>,
     /// Further modules with their command lines.
     pub modules: Vec<(PathBuf, String)>,
     /// The kernel's command line.
@@ -67,6 +85,11 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// Who writes the clock pages.
     pub clock: ClockMode,
+    /// Whether guests are offered upcall vectors of their vCPUs' own; `None` for
+    /// all but those whose pages are KVM's from the start.
+    pub upcall_vector: Option<bool>,
+    /// Whether guests are offered FIFO event channels.
+    pub fifo_events: bool,
     /// How hypercalls arrive; `None` takes what works.
     pub hypercalls: Option<HypercallMode>,
     /// KVM's device.
@@ -337,7 +360,7 @@ fn load(
     };
     let boot = BootConfig {
         kernel,
-        initrd: config.initrd.as_deref().map(FileSource::Path),
+        initrd: config.initrd.as_ref().map(Initrd::source),
         modules: &modules,
         cmdline: &config.cmdline,
         acpi: AcpiConfig { cpus: config.cpus, devices: &[] },
@@ -351,6 +374,16 @@ fn load(
     Ok(Loaded { entry: boot.entry, start_info: boot.start_info, memory_map })
 }
 
+/// Loads what `config` boots into memory that is then thrown away: whether it is
+/// a kernel, and fits, is known before anything runs.
+///
+/// # Errors
+/// As [`Machine::new`], as far as files and memory are concerned.
+pub fn check_boot(config: &MachineConfig) -> Result<(), MachineError> {
+    let (layout, ram) = make_memory(config.memory)?;
+    load(&ram, &layout, config).map(drop)
+}
+
 fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainConfig {
     DomainConfig {
         vcpus: config.cpus,
@@ -358,8 +391,8 @@ fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainCon
         uuid: random_uuid(),
         xen_version: config.xen_version,
         memory_map: boot.memory_map.clone(),
-        fifo_events: true,
-        upcall_vector: config.clock != ClockMode::Guarded,
+        fifo_events: config.fifo_events,
+        upcall_vector: config.upcall_vector.unwrap_or(config.clock != ClockMode::Guarded),
         host_tsc_khz: vm.tsc_khz,
         console_page: Some(GuestAddress(CONSOLE_PFN * PAGE_SIZE)),
     }

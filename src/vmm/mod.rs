@@ -6,6 +6,7 @@ pub mod boot;
 pub mod demo_guest;
 pub mod devices;
 pub mod exit;
+pub mod initrd;
 pub mod input;
 pub mod loader;
 pub mod machine;
