@@ -198,9 +198,8 @@ impl<'a> Judge<'a> {
             let got = format!("{} cycles, a system call {}", cycles.0, cycles.1);
             (vdso.number("used") == Some(1), got)
         });
-        if let Some((used, got)) = vdso {
-            self.check("vDSO", used, got, "less than half of a system call");
-        }
+        let (used, got) = vdso.unwrap_or_else(|| (false, "not reported".to_owned()));
+        self.check("vDSO", used, got, "less than half of a system call");
         self.spin("monotonic", "spin");
         self.line();
         if let Some(end) = &self.record.end {
@@ -302,6 +301,7 @@ impl<'a> Judge<'a> {
             text.split(',').map(|count| count.parse().ok()).collect()
         };
         let upcalls = counts("hyp");
+        let counted = upcalls.is_some();
         let timer = counts("timer");
         let ipis = ["resched", "callfunc", "callfuncsingle"]
             .iter()
@@ -319,12 +319,17 @@ impl<'a> Judge<'a> {
                 None => self.not_available(name, "no such row in /proc/interrupts"),
             }
         }
-        let idle = self.find("idle").map(|r| (r.number("ms"), r.number("upcalls")));
-        if let Some((Some(ms), Some(upcalls))) = idle {
-            let most = MOST_IDLE_UPCALLS_PER_CPU_SECOND * u64::from(self.cell.cpus) * ms / 1_000;
-            let got = format!("{upcalls} upcalls in {ms} ms");
-            self.check("idle", upcalls <= most, got, &format!("{most} at the most"));
+        if !counted {
+            return;
         }
+        let idle = self.find("idle").map(|r| (r.number("ms"), r.number("upcalls")));
+        let Some((Some(ms), Some(upcalls))) = idle else {
+            self.check("idle", false, "not reported", "reported");
+            return;
+        };
+        let most = MOST_IDLE_UPCALLS_PER_CPU_SECOND * u64::from(self.cell.cpus) * ms / 1_000;
+        let got = format!("{upcalls} upcalls in {ms} ms");
+        self.check("idle", upcalls <= most, got, &format!("{most} at the most"));
     }
 
     fn hotplug(&mut self) {
@@ -345,6 +350,10 @@ impl<'a> Judge<'a> {
     fn log(&mut self) {
         if let Some(why) = self.missing("log") {
             self.not_available("kernel log", why);
+            return;
+        }
+        if self.find("warnings").is_none() {
+            self.check("kernel log", false, "not reported", "no fault");
             return;
         }
         let faults: Vec<&str> = self.lines("warn:").filter(|line| is_fault(line)).collect();
