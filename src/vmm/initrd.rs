@@ -104,9 +104,12 @@ impl Archive {
 mod tests {
     use super::*;
 
+    /// Name, mode, device, contents.
+    type Member = (String, u32, (u32, u32), Vec<u8>);
+
     /// Reads an archive back as its format's description says, not as the code
-    /// above writes it: (name, mode, device, contents), and what lies behind.
-    fn unpack(mut bytes: &[u8]) -> (Vec<(String, u32, (u32, u32), Vec<u8>)>, &[u8]) {
+    /// above writes it. The members, and what lies behind.
+    fn unpack(mut bytes: &[u8]) -> (Vec<Member>, &[u8]) {
         let mut members = Vec::new();
         loop {
             assert_eq!(&bytes[..6], b"070701");

@@ -45,6 +45,9 @@ pub enum CheckError {
     /// No cell is called so.
     #[error("--cells {0:?}: no cell has such a name; see kvm-xen check --list --all")]
     Pattern(String),
+    /// The cells are called so, but there are no such machines.
+    #[error("--cells {0:?}: no such machine can be; see kvm-xen check --list --all for why")]
+    Nonsense(String),
     /// A report or the place of the logs can not be written.
     #[error("{what} {}: {error}; name a place that can be written", .path.display())]
     Output {
@@ -103,8 +106,7 @@ fn begin(args: &CheckArgs) -> Result<ExitCode, CliError> {
     let cells: Vec<Cell> =
         entries.iter().filter(|entry| entry.excluded.is_none()).map(|entry| entry.cell).collect();
     if cells.is_empty() {
-        // Named, but nonsense one and all.
-        return Err(CheckError::Pattern(args.cells.join(",")).into());
+        return Err(CheckError::Nonsense(args.cells.join(",")).into());
     }
     say(format_args!("Checking {} in {} cells\n", args.kernel.display(), cells.len()));
     let outcomes = run_all(args, &cells, &caps)?;

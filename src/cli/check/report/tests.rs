@@ -28,9 +28,12 @@ fn outcomes() -> Vec<Outcomes> {
     vec![cell(Cell::BASE, Verdict::Holds), failing, cell(Cell { tsc: true, ..Cell::BASE }, skipped)]
 }
 
+/// Path, attributes, text.
+type Element = (String, Vec<(String, String)>, String);
+
 /// Reads XML with elements, attributes in double quotes and text, and nothing
-/// else; panics on what is not well formed. Returns (path, attributes, text).
-fn read_xml(xml: &str) -> Vec<(String, Vec<(String, String)>, String)> {
+/// else; panics on what is not well formed.
+fn read_xml(xml: &str) -> Vec<Element> {
     let unescape = |text: &str| {
         assert!(!text.contains('<'), "{text}");
         let whole = text
@@ -45,7 +48,7 @@ fn read_xml(xml: &str) -> Vec<(String, Vec<(String, String)>, String)> {
         assert!(matches!(c, '\t' | '\n' | ' '..='\u{fffd}' | '\u{10000}'..), "{c:?}");
     }
     let mut rest = xml.strip_prefix("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n").unwrap();
-    let mut elements: Vec<(String, Vec<(String, String)>, String)> = Vec::new();
+    let mut elements: Vec<Element> = Vec::new();
     let mut open: Vec<(String, usize)> = Vec::new();
     loop {
         let at = rest.find('<').unwrap_or(rest.len());
@@ -88,7 +91,7 @@ fn read_xml(xml: &str) -> Vec<(String, Vec<(String, String)>, String)> {
 #[test]
 fn junit_is_well_formed_and_says_all() {
     let elements = read_xml(&junit("a<b>&\"c\".img", &outcomes()));
-    let attribute = |element: &(String, Vec<(String, String)>, String), key: &str| {
+    let attribute = |element: &Element, key: &str| {
         element.1.iter().find(|(name, _)| name == key).unwrap().1.clone()
     };
     let all = |path: &str| {
