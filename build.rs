@@ -1,9 +1,11 @@
-//! Builds the bare-metal guests and hands their place to the crate.
+//! Builds the bare-metal guests and the agent of Linux guests, and hands their
+//! place to the crate.
 //!
-//! With the feature `vmm`, a second cargo builds the package `guests` into a
-//! target directory of its own below `OUT_DIR` (the first one holds the lock of
-//! the usual one). `KVM_XEN_GUESTS` names the directory of the finished ELF
-//! files at compile time, for `src/vmm/demo_guest.rs` and for tests. Without the
+//! With the feature `vmm`, a second cargo builds the packages `guests` and `agent`
+//! into a target directory of its own below `OUT_DIR` (the first one holds the
+//! lock of the usual one). `KVM_XEN_GUESTS` names the directory of the finished
+//! ELF files at compile time, for `src/vmm/demo_guest.rs`, `src/vmm/initrd.rs`
+//! and for tests. Without the
 //! sources, as in a packaged crate, the files are there but empty.
 
 use std::env;
@@ -14,12 +16,15 @@ use std::process::{Command, ExitCode};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What the guests are made of; anything else leaves them as they are.
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 11] = [
+    ".cargo/config.toml",
     "Cargo.toml",
     "guests/Cargo.toml",
     "guests/build.rs",
     "guests/link.ld",
     "guests/src",
+    "guests/agent/Cargo.toml",
+    "guests/agent/src",
     "xen-abi/Cargo.toml",
     "xen-abi/src",
     "build.rs",
@@ -35,9 +40,13 @@ fn main() -> ExitCode {
     let built = target_dir.join(TARGET).join("release");
     println!("cargo:rustc-env=KVM_XEN_GUESTS={}", built.display());
     if !root.join("guests/src").is_dir() {
-        println!("cargo:warning=no sources of the guests: kvm-xen demo will need --kernel");
+        println!(
+            "cargo:warning=no sources of the guests: kvm-xen demo will need --kernel, and check has no agent"
+        );
         return status(
-            fs::create_dir_all(&built).and_then(|()| fs::write(built.join("clock"), [])),
+            fs::create_dir_all(&built)
+                .and_then(|()| fs::write(built.join("clock"), []))
+                .and_then(|()| fs::write(built.join("agent"), [])),
         );
     }
     for source in SOURCES {
@@ -46,7 +55,7 @@ fn main() -> ExitCode {
     match build(&root, &target_dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("the bare-metal guests do not build: {error}");
+            eprintln!("the guests do not build: {error}");
             ExitCode::FAILURE
         }
     }
@@ -57,7 +66,8 @@ fn build(root: &Path, target_dir: &Path) -> Result<(), String> {
     let mut command = Command::new(cargo);
     command
         .current_dir(root)
-        .args(["build", "--release", "--package", "guests", "--bins", "--target", TARGET])
+        .args(["build", "--release", "--package", "guests", "--package", "agent"])
+        .args(["--bins", "--target", TARGET])
         // All that the guests need this build needs too: it is there already.
         .arg("--offline")
         .arg("--target-dir")

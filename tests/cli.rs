@@ -180,7 +180,53 @@ fn words_that_mean_nothing() {
     refused(&["run", "--kernel", "x", "--clock", "sundial"], 2, &["sundial", "owned"]);
     refused(&["run", "--kernel", "x", "--hypercalls", "smoke"], 2, &["smoke", "port-io"]);
     refused(&["run", "--kernel", "x", "--console", "tape"], 2, &["tape", "serial"]);
+    refused(&["run", "--kernel", "x", "--upcall-vector", "maybe"], 2, &["maybe", "off"]);
+    refused(&["run", "--kernel", "x", "--event-channels", "3-level"], 2, &["3-level", "2-level"]);
     refused(&["demo", "--kernel", "x"], 2, &["--initrd"]);
+}
+
+/// All that keeps a check from beginning is status 2, and comes before any guest.
+#[test]
+fn checks_that_can_not_begin() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &pvh_elf(0x100));
+    let text = files.put("notes.txt", b"this is no kernel, whatever its name says");
+    let place = |name: &str| files.0.path().join("no/such").join(name).display().to_string();
+    let (junit, json) = (place("junit.xml"), place("check.json"));
+    let below_file = format!("{text}/logs");
+    let cases: [(&[&str], &[&str]); 15] = [
+        (&[&text], &["notes.txt", "bzImage"]),
+        (&["/nonexistent/vmlinuz"], &["/nonexistent/vmlinuz", "No such file"]),
+        (&["/"], &["directory"]),
+        (&[&kernel, "--cells", "base,sundial"], &["sundial", "--list"]),
+        (&[&kernel, "--cells", "guarded+port-io"], &["guarded+port-io", "--list"]),
+        (&[&kernel, "--junit", &junit], &["--junit", &junit, "No such file"]),
+        (&[&kernel, "--json", &json], &["--json", &json, "No such file"]),
+        (&[&kernel, "--logs", &below_file], &["--logs", &below_file]),
+        (&[&kernel, "--initrd", "/nonexistent/initrd"], &["/nonexistent/initrd", "No such file"]),
+        (&[&kernel, "--memory", "0"], &["0", "512M"]),
+        (&[&kernel, "--xen-version", "3.4"], &["3.4", "4.17"]),
+        (&[&kernel, "--timeout", "0"], &["--timeout", "0"]),
+        (&[&kernel, "--jobs", "many"], &["--jobs", "many"]),
+        (&[&kernel, "--console", "none"], &["none", "serial"]),
+        (&[&kernel, "--kvm-device", "/nonexistent/kvm"], &["/nonexistent/kvm", "module"]),
+    ];
+    for (args, parts) in cases {
+        let args: Vec<&str> = ["check"].iter().chain(args).copied().collect();
+        refused(&args, 2, parts);
+    }
+    refused(&["check"], 2, &["KERNEL", "--help"]);
+}
+
+#[test]
+fn the_cells_of_a_check_can_be_listed_anywhere() {
+    let output =
+        kvm_xen(&["check", "--list", "/nonexistent/vmlinuz", "--kvm-device", "/nonexistent/kvm"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    for part in ["base\n", "4-vcpus+guarded+vm-vector\n", "clocksource=tsc", "left out: "] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
 }
 
 #[test]
@@ -224,7 +270,7 @@ fn help_and_version_are_no_errors() {
     let help = kvm_xen(&["--help"]);
     assert!(help.status.success());
     let text = String::from_utf8_lossy(&help.stdout);
-    for word in ["run", "probe", "demo", "Exit status"] {
+    for word in ["run", "probe", "demo", "check", "Exit status"] {
         assert!(text.contains(word), "{text}");
     }
     assert!(kvm_xen(&["--version"]).status.success());

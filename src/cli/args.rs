@@ -29,6 +29,13 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Show a guest's clocks: the embedded bare-metal guest, or a Linux kernel
     Demo(DemoArgs),
+    /// Run a Linux kernel through a matrix of Xen machines and judge it
+    ///
+    /// Exit status: 0 every cell holds, 1 some do not, 2 the check could not begin.
+    Check(CheckArgs),
+    /// One cell of a check, in a process of its own
+    #[command(hide = true)]
+    CheckCell(CheckCellArgs),
 }
 
 /// The machine that a guest runs on.
@@ -48,6 +55,14 @@ pub struct MachineArgs {
     /// is rewritten in memory
     #[arg(long, value_enum, default_value_t = HypercallsArg::Auto)]
     pub hypercalls: HypercallsArg,
+    /// Whether the guest is offered upcall vectors of its vCPUs' own, or knows the
+    /// VM-wide one alone [default: on, but off with --clock guarded]
+    #[arg(long, value_enum)]
+    pub upcall_vector: Option<SwitchArg>,
+    /// Which event channels the guest may use: up to FIFO ones, or 2-level alone; auto
+    /// is FIFO, but 2-level where KVM delivers events by itself (guarded)
+    #[arg(long, value_enum, default_value_t = EventChannelsArg::Auto)]
+    pub event_channels: EventChannelsArg,
     #[command(flatten)]
     pub kvm: KvmArgs,
     /// The Xen version that the guest sees
@@ -112,6 +127,89 @@ pub struct DemoArgs {
     pub machine: MachineArgs,
 }
 
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// A bzImage or a vmlinux with a PVH entry
+    #[arg(value_name = "KERNEL")]
+    pub kernel: PathBuf,
+    /// An initial ramdisk for the kernel beside the built-in agent; modules that it
+    /// has in /kvm-xen/modules are loaded first
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Only cells whose names match one of these, with * and ?, such as 'base,*tsc*'
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub cells: Vec<String>,
+    /// Every combination, not the covering set
+    #[arg(long)]
+    pub all: bool,
+    /// Print the cells, what each one is, and what is left out and why; run nothing
+    #[arg(long)]
+    pub list: bool,
+    /// Write the verdicts as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Write the verdicts and every measured value as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Keep the console of each cell that fails in this directory
+    #[arg(long, value_name = "DIR")]
+    pub logs: Option<PathBuf>,
+    /// Seconds that a cell may take
+    #[arg(long, default_value_t = 120, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
+    /// Cells at the same time
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: u16,
+    /// Seconds for which each cell watches its clocks
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// A sleep that ends later than this fails, in milliseconds
+    #[arg(long, default_value_t = 1000, value_name = "MS")]
+    pub max_late: u64,
+    /// A guest's CLOCK_REALTIME further than this from the host's fails, in milliseconds
+    /// (Linux counts ticks while it boots, and loses some where that is slow)
+    #[arg(long, default_value_t = 10_000, value_name = "MS")]
+    pub max_realtime_error: u64,
+    /// How many failed cells of the whole run may have a second try, which is told
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub retries: u32,
+    /// A cell that this host can not run counts as failed
+    #[arg(long)]
+    pub fail_on_skip: bool,
+    /// More for the kernel's command line
+    #[arg(long, default_value = "", value_name = "STRING", allow_hyphen_values = true)]
+    pub append: String,
+    /// The console that the kernel has a driver for
+    #[arg(long, value_enum, default_value_t = ConsoleArg::Serial)]
+    pub console: ConsoleArg,
+    /// Memory of each guest
+    #[arg(long, default_value = "512M", value_name = "SIZE")]
+    pub memory: String,
+    #[command(flatten)]
+    pub kvm: KvmArgs,
+    /// The Xen version that the guests see
+    #[arg(long, default_value = "4.17", value_name = "MAJOR.MINOR")]
+    pub xen_version: String,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckCellArgs {
+    /// The kernel
+    #[arg(long)]
+    pub kernel: PathBuf,
+    /// What comes behind the agent
+    #[arg(long)]
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(long, allow_hyphen_values = true)]
+    pub cmdline: String,
+    /// The console that is heard
+    #[arg(long, value_enum)]
+    pub console: ConsoleArg,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ClockArg {
     Auto,
@@ -127,6 +225,20 @@ impl From<ClockArg> for ClockMode {
             ClockArg::Guarded => Self::Guarded,
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EventChannelsArg {
+    Auto,
+    Fifo,
+    #[value(name = "2-level")]
+    TwoLevel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SwitchArg {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::args::DemoArgs;
-use super::evidence::{Report, Sample, agreement};
+use super::evidence::{Report, agreement, realtime_error, samples};
 use super::masterclock::MasterclockCounter;
 use super::run::{CliError, machine_config};
 use super::table::Table;
 use crate::host::{RealtimePair, read_realtime};
 use crate::vmm::demo_guest;
 use crate::vmm::exit::ExitReason;
-use crate::vmm::machine::{Console, Kernel, Machine, MachineReport};
+use crate::vmm::machine::{Console, Initrd, Kernel, Machine, MachineReport};
 
 /// The wallclock page states UTC at system time 0, once. The system-time line
 /// runs at the TSC's nominal rate and the host's UTC as NTP steers it: 500 ppm
@@ -76,7 +76,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode, CliError> {
         None => Kernel::Embedded(demo_guest::CLOCK),
     };
     let mut config = machine_config(&args.machine, kernel)?;
-    config.initrd.clone_from(&args.initrd);
+    config.initrd = args.initrd.clone().map(Initrd::File);
     config.console = Console::Serial;
     config.cmdline = if linux {
         format!("console=ttyS0 quiet panic=-1 agent.seconds={}", args.seconds)
@@ -167,17 +167,7 @@ fn linux_rows(table: &mut Table, report: &MachineReport, heard: &[Heard]) {
         let value = text("spin", key);
         table.check(name, value, value == "0");
     }
-    let samples: Vec<Sample> = heard
-        .iter()
-        .filter(|(report, _)| report.topic == "sample")
-        .filter_map(|(report, _)| {
-            Some(Sample {
-                before_tsc: report.number("before_tsc")?,
-                clock_ns: report.number("raw_ns")?,
-                after_tsc: report.number("after_tsc")?,
-            })
-        })
-        .collect();
+    let samples = samples(heard.iter().map(|(report, _)| report));
     match agreement(&report.line, &samples) {
         Some(found) => table.check(
             "guest clock against the exact line",
@@ -191,23 +181,14 @@ fn linux_rows(table: &mut Table, report: &MachineReport, heard: &[Heard]) {
     }
     // Until it has chosen a clocksource, late in its boot, Linux counts ticks,
     // and a slow host loses it some: its own CLOCK_REALTIME only tells.
-    if let Some((error_ns, bracket_ns)) = realtime_error(report, heard) {
+    if let Some((error_ns, bracket_ns)) = find(heard, "realtime")
+        .and_then(|(said, pair)| realtime_error(&report.line, report.guest_tsc, said, pair))
+    {
         table.tell(
             "Linux's CLOCK_REALTIME from the host's",
             format!("{error_ns} ns (known to {bracket_ns} ns)"),
         );
     }
-}
-
-/// Guest UTC minus host UTC at one guest TSC, and how well that is known.
-fn realtime_error(report: &MachineReport, heard: &[Heard]) -> Option<(i128, i128)> {
-    let (said, pair) = find(heard, "realtime")?;
-    let (before, after) = (said.number("before_tsc")?, said.number("after_tsc")?);
-    let guest_ns = i128::from(said.number("realtime_ns")?);
-    let ns = |tsc: u64| i128::from(report.line.system_time_ns(tsc));
-    // The host's reading came later; system time tells by how much.
-    let elapsed = ns(report.guest_tsc.from_host(pair.host_tsc)) - ns(before.midpoint(after));
-    Some((guest_ns - (pair.utc_ns - elapsed), (ns(after) - ns(before)) / 2))
 }
 
 /// What the machine itself counted.

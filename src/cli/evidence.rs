@@ -8,6 +8,8 @@
 use std::collections::HashMap;
 
 use crate::clock::SystemTimeLine;
+use crate::host::RealtimePair;
+use crate::kvm::GuestTsc;
 
 const PREFIX: &str = "KVMXEN ";
 
@@ -64,6 +66,37 @@ pub struct Agreement {
     pub strayed_ns: u64,
     /// The narrowest bracket: what the samples could tell apart, in nanoseconds.
     pub resolution_ns: u64,
+}
+
+/// The samples among a guest's reports.
+pub fn samples<'a>(reports: impl Iterator<Item = &'a Report>) -> Vec<Sample> {
+    reports
+        .filter(|report| report.topic == "sample")
+        .filter_map(|report| {
+            Some(Sample {
+                before_tsc: report.number("before_tsc")?,
+                clock_ns: report.number("raw_ns")?,
+                after_tsc: report.number("after_tsc")?,
+            })
+        })
+        .collect()
+}
+
+/// What a report `realtime` shows: guest UTC minus host UTC at one guest TSC, and
+/// how well that is known, in nanoseconds. `pair` is the host's reading when the
+/// report arrived.
+pub fn realtime_error(
+    line: &SystemTimeLine,
+    guest_tsc: GuestTsc,
+    said: &Report,
+    pair: &RealtimePair,
+) -> Option<(i128, i128)> {
+    let (before, after) = (said.number("before_tsc")?, said.number("after_tsc")?);
+    let guest_ns = i128::from(said.number("realtime_ns")?);
+    let ns = |tsc: u64| i128::from(line.system_time_ns(tsc));
+    // The host's reading came later; system time tells by how much.
+    let elapsed = ns(guest_tsc.from_host(pair.host_tsc)) - ns(before.midpoint(after));
+    Some((guest_ns - (pair.utc_ns - elapsed), (ns(after) - ns(before)) / 2))
 }
 
 /// Holds samples against a line; `None` if there are none.

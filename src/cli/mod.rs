@@ -1,6 +1,7 @@
 //! Arguments and printing.
 
 mod args;
+mod check;
 mod demo;
 mod evidence;
 mod masterclock;
@@ -17,7 +18,7 @@ use clap::error::ErrorKind;
 use args::{Cli, Command};
 
 /// Exit status of a command line that can not be understood.
-const USAGE: u8 = 2;
+pub const USAGE: u8 = 2;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -30,10 +31,12 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Probe(args) => probe::probe(&args),
         Command::Demo(args) => demo::demo(&args),
+        Command::Check(args) => check::check(&args),
+        Command::CheckCell(args) => check::cell(&args),
     };
     result.unwrap_or_else(|error| {
         complain(&error);
-        ExitCode::from(if error.is_usage() { USAGE } else { 1 })
+        ExitCode::from(error.status())
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::args::ProbeArgs;
+use super::args::{KvmArgs, ProbeArgs};
 use super::run::CliError;
 use super::table::Table;
 use crate::kvm::{CallbackDelivery, Capabilities, ClockMode, HypercallMode, ProbeError};
@@ -57,9 +57,16 @@ fn linux(caps: &Capabilities) -> String {
     }
 }
 
+impl KvmArgs {
+    /// What the chosen KVM offers, less what is to be done without.
+    pub fn probe(&self) -> Result<Capabilities, ProbeError> {
+        let (_, caps) = Capabilities::probe(&self.kvm_device)?;
+        Ok(self.without.iter().copied().map(Into::into).fold(caps, Capabilities::without))
+    }
+}
+
 pub fn probe(args: &ProbeArgs) -> Result<ExitCode, CliError> {
-    let (_, caps) = Capabilities::probe(&args.kvm.kvm_device)?;
-    let caps = args.kvm.without.iter().copied().map(Into::into).fold(caps, Capabilities::without);
+    let caps = args.kvm.probe()?;
     let mut table = Table::default();
     table.tell("KVM_CAP_XEN_HVM", format!("{:#x}", caps.xen));
     table.tell("KVM_CAP_HYPERV_SYNIC2", if caps.synic { "yes" } else { "no" });

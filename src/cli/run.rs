@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::args::{ConsoleArg, HypercallsArg, MachineArgs, RunArgs};
+use super::args::{ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SwitchArg};
+use super::check::CheckError;
 use crate::kvm::{HypercallMode, ProbeError};
 use crate::vmm::exit::ExitReason;
-use crate::vmm::machine::{Console, Kernel, Machine, MachineConfig, MachineError};
+use crate::vmm::machine::{Console, Initrd, Kernel, Machine, MachineConfig, MachineError};
 use crate::vmm::memory::{MemorySizeError, parse_memory_size};
 
 /// Anything that ends the program with one line.
@@ -30,12 +31,20 @@ pub enum CliError {
     /// What was shown is wrong.
     #[error("{0}")]
     Check(String),
+    /// `kvm-xen check` could not begin.
+    #[error(transparent)]
+    Begin(#[from] CheckError),
 }
 
 impl CliError {
+    /// The exit status of this end.
+    pub fn status(&self) -> u8 {
+        if self.is_usage() { super::USAGE } else { 1 }
+    }
+
     /// Whether the command line itself is at fault.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Memory(_) | Self::Cpus(_) | Self::XenVersion(_))
+        matches!(self, Self::Memory(_) | Self::Cpus(_) | Self::XenVersion(_) | Self::Begin(_))
             || matches!(self, Self::Machine(MachineError::Memory(_) | MachineError::Cpus { .. }))
     }
 }
@@ -61,6 +70,12 @@ pub fn machine_config(args: &MachineArgs, kernel: Kernel) -> Result<MachineConfi
         memory: parse_memory_size(&args.memory)?,
         cpus: args.cpus.parse().map_err(|_| CliError::Cpus(args.cpus.clone()))?,
         clock: args.clock.into(),
+        fifo_events: match args.event_channels {
+            EventChannelsArg::Auto => None,
+            EventChannelsArg::Fifo => Some(true),
+            EventChannelsArg::TwoLevel => Some(false),
+        },
+        upcall_vector: args.upcall_vector.map(|arg| arg == SwitchArg::On),
         hypercalls: match args.hypercalls {
             HypercallsArg::Auto => None,
             HypercallsArg::KvmXen => Some(HypercallMode::KvmXen),
@@ -76,7 +91,7 @@ pub fn machine_config(args: &MachineArgs, kernel: Kernel) -> Result<MachineConfi
 
 pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let mut config = machine_config(&args.machine, Kernel::File(args.kernel.clone()))?;
-    config.initrd.clone_from(&args.initrd);
+    config.initrd = args.initrd.clone().map(Initrd::File);
     config.modules = args.module.iter().map(|module| split_module(module)).collect();
     let (console, default) = match args.console {
         ConsoleArg::Serial => (Console::Serial, "console=ttyS0 panic=-1"),

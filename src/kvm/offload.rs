@@ -91,6 +91,12 @@ impl Offload {
         }
     }
 
+    /// Hands nothing over, ever. For a machine that has not started.
+    pub(super) fn give_up(&mut self) {
+        self.able = false;
+        self.lock().active = false;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -125,6 +125,14 @@ impl KvmPlatform {
         }
     }
 
+    /// Leaves nothing of event delivery and timers to KVM, which knows the 2-level
+    /// bitmaps alone: the guest may have FIFO event channels in guarded mode too.
+    #[must_use]
+    pub fn serving_all_events(mut self) -> Self {
+        self.offload.give_up();
+        self
+    }
+
     /// Starts the services of `domain`: timers, and the callback GSI's.
     ///
     /// # Errors

@@ -43,6 +43,24 @@ pub enum Kernel {
     Embedded(&'static [u8]),
 }
 
+/// Where the initial ramdisk comes from.
+#[derive(Clone, Debug)]
+pub enum Initrd {
+    /// A file.
+    File(PathBuf),
+    /// One that is here already.
+    Bytes(Arc<[u8]>),
+}
+
+impl Initrd {
+    fn source(&self) -> FileSource<'_> {
+        match self {
+            Self::File(path) => FileSource::Path(path),
+            Self::Bytes(bytes) => FileSource::Bytes(bytes),
+        }
+    }
+}
+
 /// Which console the caller's terminal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Console {
@@ -60,7 +78,7 @@ pub struct MachineConfig {
     /// The kernel.
     pub kernel: Kernel,
     /// Its initial ramdisk.
-    pub initrd: Option<PathBuf>,
+    pub initrd: Option<Initrd>,
     /// Further modules with their command lines.
     pub modules: Vec<(PathBuf, String)>,
     /// The kernel's command line.
@@ -71,6 +89,12 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// Who writes the clock pages.
     pub clock: ClockMode,
+    /// Whether guests are offered upcall vectors of their vCPUs' own; `None` for
+    /// all but those whose pages are KVM's from the start.
+    pub upcall_vector: Option<bool>,
+    /// Whether guests are offered FIFO event channels; `None` where KVM does not
+    /// deliver events by itself, in the 2-level bitmaps.
+    pub fifo_events: Option<bool>,
     /// How hypercalls arrive; `None` takes what works.
     pub hypercalls: Option<HypercallMode>,
     /// Does as if KVM lacked these.
@@ -220,7 +244,7 @@ impl Machine {
             if config.console == console { output.clone() } else { dropped.clone() }
         };
         let hvc = to(Console::Hvc);
-        let platform = Arc::new(KvmPlatform::new(
+        let platform = KvmPlatform::new(
             Arc::clone(&vm.vm),
             Arc::clone(&vm.clock),
             config.cpus,
@@ -231,7 +255,12 @@ impl Machine {
                 backer: page_backer(Arc::clone(&vm.vm), memory.clone()),
                 releaser: page_releaser(memory.clone()),
             },
-        ));
+        );
+        // KVM never sees hypercalls by port I/O, so it has nothing to deliver.
+        let platform = Arc::new(match (hypercalls, config.fifo_events) {
+            (HypercallMode::PortIo, _) | (_, Some(true)) => platform.serving_all_events(),
+            _ => platform,
+        });
         let domain_config = domain_config(config, &vm, &boot);
         let domain = Arc::new(Domain::new(
             domain_config.clone(),
@@ -382,7 +411,7 @@ fn load(
     };
     let boot = BootConfig {
         kernel,
-        initrd: config.initrd.as_deref().map(FileSource::Path),
+        initrd: config.initrd.as_ref().map(Initrd::source),
         modules: &modules,
         cmdline: &config.cmdline,
         acpi: AcpiConfig { cpus: config.cpus, devices: &[] },
@@ -420,6 +449,16 @@ fn rewrite_hypercalls(
     Ok(done.sites)
 }
 
+/// Loads what `config` boots into memory that is then thrown away: whether it is
+/// a kernel, and fits, is known before anything runs.
+///
+/// # Errors
+/// As [`Machine::new`], as far as files and memory are concerned.
+pub fn check_boot(config: &MachineConfig) -> Result<(), MachineError> {
+    let (layout, ram) = make_memory(config.memory)?;
+    load(&ram, &layout, config).map(drop)
+}
+
 fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainConfig {
     DomainConfig {
         vcpus: config.cpus,
@@ -427,8 +466,8 @@ fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainCon
         uuid: random_uuid(),
         xen_version: config.xen_version,
         memory_map: boot.memory_map.clone(),
-        fifo_events: true,
-        upcall_vector: config.clock != ClockMode::Guarded,
+        fifo_events: config.fifo_events.unwrap_or(true),
+        upcall_vector: config.upcall_vector.unwrap_or(config.clock != ClockMode::Guarded),
         host_tsc_khz: vm.tsc_khz,
         console_page: Some(GuestAddress(CONSOLE_PFN * PAGE_SIZE)),
     }

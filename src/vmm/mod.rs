@@ -7,6 +7,7 @@ pub mod demo_guest;
 pub mod devices;
 pub mod exit;
 pub mod hypercall_sites;
+pub mod initrd;
 pub mod input;
 pub mod loader;
 pub mod machine;

@@ -3,11 +3,18 @@
 //!
 //! Every line is `KVMXEN topic key=value …`; numbers are decimal. Parameters on
 //! the kernel command line: `agent.seconds=N` (default 1) to watch the clocks,
-//! `agent.mode=poweroff|reboot|crash|shell` (default poweroff) to end.
+//! `agent.mode=poweroff|reboot|crash|shell` (default poweroff) to end,
+//! `agent.check=1` for all that `kvm-xen check` judges: sleeps, interrupts, CPU
+//! hotplug. What the kernel lacks for a check is a line `missing check=…`.
 //!
 //! Run as anything but process 1 it only reports, and changes nothing.
 
+mod check;
 mod clocks;
+mod hotplug;
+mod interrupts;
+mod ipis;
+mod sleeps;
 mod system;
 mod watch;
 
@@ -16,6 +23,9 @@ use std::time::Duration;
 
 use system::{Console, EndMode};
 
+/// Where an initial ramdisk may put modules that a kernel needs.
+const MODULES: &str = "/kvm-xen/modules";
+
 fn main() -> ExitCode {
     let first_process = std::process::id() == 1;
     let mut console = if first_process { Console::open() } else { Console::stdout() };
@@ -23,6 +33,9 @@ fn main() -> ExitCode {
     console.line(format_args!("init reached"));
     if first_process {
         for error in system::mount_all() {
+            console.line(format_args!("error {error}"));
+        }
+        for error in system::load_modules(MODULES) {
             console.line(format_args!("error {error}"));
         }
     }
@@ -35,7 +48,10 @@ fn main() -> ExitCode {
 
     report_system(&mut console, &cmdline);
     report_clocks(&mut console, Duration::from_secs(seconds));
-    report_warnings(&mut console);
+    if parameter("agent.check") == Some("1") {
+        check::report(&mut console, first_process);
+    }
+    report_log(&mut console);
     console.line(format_args!("end mode={mode:?}"));
     if first_process {
         let error = system::end(mode);
@@ -107,14 +123,23 @@ fn report_clocks(console: &mut Console, duration: Duration) {
     ));
 }
 
-fn report_warnings(console: &mut Console) {
-    match system::kernel_warnings() {
-        Ok(warnings) => {
-            for warning in &warnings {
-                console.line(format_args!("warn: {warning}"));
-            }
-            console.line(format_args!("warnings count={}", warnings.len()));
+fn report_log(console: &mut Console) {
+    let messages = match system::kernel_log() {
+        Ok(messages) => messages,
+        Err(error) => {
+            console.line(format_args!("missing check=log reason: /dev/kmsg: {error}"));
+            return;
         }
-        Err(error) => console.line(format_args!("error cannot read /dev/kmsg: {error}")),
+    };
+    let says = |text: &str| messages.iter().any(|message| message.text.contains(text));
+    if says("Using FIFO-based ABI") {
+        console.line(format_args!("events abi=fifo"));
+    } else if says("Using 2-level ABI") {
+        console.line(format_args!("events abi=2-level"));
     }
+    let warnings = messages.iter().filter(|message| message.is_complaint());
+    for warning in warnings.clone() {
+        console.line(format_args!("warn: level={} {}", warning.level, warning.text));
+    }
+    console.line(format_args!("warnings count={}", warnings.count()));
 }

@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -93,17 +93,43 @@ pub fn pin_to(cpu: usize) {
     unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
 }
 
-/// The kernel's own messages of level warning and worse, since boot.
-pub fn kernel_warnings() -> io::Result<Vec<String>> {
+/// One message of the kernel's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// 0 (emergency) to 7 (debug).
+    pub level: u32,
+    /// Its first line.
+    pub text: String,
+}
+
+impl Message {
+    /// Whether its level is warning or worse.
+    pub const fn is_complaint(&self) -> bool {
+        self.level <= WARNING
+    }
+
+    /// Reads a log record, `priority,sequence,time,flags;text`; `None` for one
+    /// that the kernel did not write itself.
+    fn parse(record: &str) -> Option<Self> {
+        let (head, text) = record.split_once(';')?;
+        let priority: u32 = head.split(',').next()?.parse().ok()?;
+        let (facility, level) = (priority >> 3, priority & 7);
+        let text = text.lines().next().unwrap_or("").to_owned();
+        (facility == 0).then_some(Self { level, text })
+    }
+}
+
+/// The kernel's own messages since boot, as many as its buffer still holds.
+pub fn kernel_log() -> io::Result<Vec<Message>> {
     let mut log = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
     let mut record = vec![0; 8192];
-    let mut warnings = Vec::new();
+    let mut messages = Vec::new();
     loop {
         match log.read(&mut record) {
             Ok(0) => break,
             Ok(length) => {
                 let text = String::from_utf8_lossy(record.get(..length).unwrap_or_default());
-                warnings.extend(complaint(&text));
+                messages.extend(Message::parse(&text));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             // EPIPE: a record was overwritten before it was read; go on with the next.
@@ -111,17 +137,28 @@ pub fn kernel_warnings() -> io::Result<Vec<String>> {
             Err(error) => return Err(error),
         }
     }
-    Ok(warnings)
+    Ok(messages)
 }
 
-/// The text of a log record, `priority,sequence,time,flags;text`, if the kernel
-/// wrote it and its level is a complaint.
-fn complaint(record: &str) -> Option<String> {
-    let (head, text) = record.split_once(';')?;
-    let priority: u32 = head.split(',').next()?.parse().ok()?;
-    let (facility, level) = (priority >> 3, priority & 7);
-    (facility == 0 && level <= WARNING)
-        .then(|| format!("level={level} {}", text.lines().next().unwrap_or("")))
+/// Loads the modules that an initial ramdisk put into `directory`, in the order
+/// of their names. Returns what failed.
+pub fn load_modules(directory: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    let failed = |path: &std::path::Path| {
+        let error = load_module(path).err()?;
+        Some(format!("module {}: {error}", path.display()))
+    };
+    paths.iter().filter_map(|path| failed(path)).collect()
+}
+
+fn load_module(path: &std::path::Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    // SAFETY: an open descriptor, a string that outlives the call, no flags.
+    let status =
+        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// How the guest ends.
@@ -169,21 +206,26 @@ pub fn end(mode: EndMode) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{EndMode, complaint};
+    use super::{EndMode, Message};
 
     #[test]
-    fn only_the_kernels_complaints_count() {
+    fn only_the_kernels_messages_count() {
+        let message = |level, text: &str| Some(Message { level, text: text.to_owned() });
         let cases = [
-            ("4,339,140900,-;ACPI: warning\n SUBSYSTEM=acpi\n", Some("level=4 ACPI: warning")),
-            ("3,1,0,-;an error", Some("level=3 an error")),
-            ("6,2,0,-;information", None),
+            ("4,339,140900,-;ACPI: warning\n SUBSYSTEM=acpi\n", message(4, "ACPI: warning")),
+            ("3,1,0,-;an error", message(3, "an error")),
+            ("6,2,0,-;information", message(6, "information")),
             // Facility 1: a user process, level 2.
             ("10,3,0,-;critical, says init", None),
             ("no record", None),
             ("x,1,0,-;no priority", None),
         ];
         for (record, expected) in cases {
-            assert_eq!(complaint(record).as_deref(), expected, "{record}");
+            let parsed = Message::parse(record);
+            assert_eq!(parsed, expected, "{record}");
+            if let Some(message) = parsed {
+                assert_eq!(message.is_complaint(), message.level <= 4, "{record}");
+            }
         }
     }
 

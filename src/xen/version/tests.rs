@@ -49,7 +49,7 @@ fn long_text_is_cut_before_its_end() {
     assert_eq!(text::<4>("abcdef"), *b"abc\0");
     assert_eq!(text::<4>("abc"), *b"abc\0");
     assert_eq!(text::<4>(""), [0; 4]);
-    assert_eq!(text::<0>("abc"), []);
+    assert_eq!(text::<0>("abc"), [0_u8; 0]);
 }
 
 #[test]
