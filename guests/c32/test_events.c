@@ -174,7 +174,7 @@ void test_events(void) {
     priority.port = 1024;
     equal("set_priority, no port", EVENT(EVTCHNOP_set_priority, priority), -EINVAL);
     close_port(port);
-    equal("unknown", call3(__HYPERVISOR_event_channel_op, 14, &port, 0), -ENOSYS);
+    equal("unknown", call3(__HYPERVISOR_event_channel_op, 15, &port, 0), -ENOSYS);
     for (uint32_t op = 0; op <= EVTCHNOP_set_priority; op++) {
         equal("a bad address", call3(__HYPERVISOR_event_channel_op, op, hole, 0), -EFAULT);
     }

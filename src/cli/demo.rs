@@ -10,9 +10,10 @@ use super::masterclock::MasterclockCounter;
 use super::run::{CliError, machine_config};
 use super::table::Table;
 use crate::host::{RealtimePair, read_realtime};
+use crate::vmm::config::{Console, Initrd, Kernel};
 use crate::vmm::demo_guest;
 use crate::vmm::exit::ExitReason;
-use crate::vmm::machine::{Console, Initrd, Kernel, Machine, MachineReport};
+use crate::vmm::machine::{Machine, MachineReport};
 
 /// The wallclock page states UTC at system time 0, once. The system-time line
 /// runs at the TSC's nominal rate and the host's UTC as NTP steers it: 500 ppm

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use super::args::{ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SwitchArg};
 use super::check::CheckError;
 use crate::kvm::{HypercallMode, ProbeError};
+use crate::vmm::config::{Console, Initrd, Kernel, MachineConfig, MachineError};
 use crate::vmm::exit::ExitReason;
-use crate::vmm::machine::{Console, Initrd, Kernel, Machine, MachineConfig, MachineError};
+use crate::vmm::machine::Machine;
 use crate::vmm::memory::{MemorySizeError, parse_memory_size};
 
 /// Anything that ends the program with one line.

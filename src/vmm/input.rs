@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use vmm_sys_util::terminal::Terminal;
 
+use super::config::Console;
 use super::exit::ExitReason;
-use super::machine::Console;
 use super::vcpu::Shared;
 
 const CTRL_A: u8 = 1;

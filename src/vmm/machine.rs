@@ -1,9 +1,7 @@
 //! The machine: everything wired together, from files to the guest's end.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -12,165 +10,25 @@ use vmm_sys_util::eventfd::EventFd;
 use xen_abi::cpuid::XEN_CPUID_FIRST_LEAF;
 use xen_abi::errno::Errno;
 
-use super::acpi::{self, AcpiConfig};
-use super::boot::{BootConfig, BootError, PVH_MSRS, prepare_boot, pvh_regs, pvh_sregs};
+use super::acpi;
+use super::boot::{PVH_MSRS, pvh_regs, pvh_sregs};
+use super::config::{Console, MachineConfig, MachineError, host};
 use super::devices::PortDevices;
 use super::exit::{ExitLatch, ExitReason};
-use super::hypercall_sites::{self, NotInMemory};
 use super::input::{self, RawTerminal};
-use super::loader::{FileSource, KernelCode, LoadedKernel, ModuleSource};
-use super::memory::{self, CONSOLE_PFN, MemoryError, MemoryLayout, MemoryOptions, PAGE_SIZE};
+use super::load::{Loaded, check_cpus, load, make_memory, rewrite_hypercalls};
+use super::memory::{CONSOLE_PFN, PAGE_SIZE};
 use super::output::{ConsoleOutput, ConsoleWriter};
-use super::vcpu::{self, HYPERCALL_PORT, Shared};
+use super::vcpu::{self, Shared};
 use crate::clock::SystemTimeLine;
 use crate::host::read_realtime;
 use crate::kvm::{
-    Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmFeature,
-    KvmPlatform, MachineServices, PageBacker, PageReleaser, ProbeError, XenVm, XenVmConfig,
-    XenVmError, add_memory, guest_cpuid, intercepted_stub, release_pages, share_registers,
+    Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
+    MachineServices, PageBacker, PageReleaser, XenVm, XenVmConfig, add_memory, guest_cpuid,
+    intercepted_stub, release_pages, share_registers,
 };
-use crate::pages::{GuestRam, GuestRamHandle};
-use crate::xen::{
-    Clock, Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry, StubKind, cpuid,
-};
-
-/// What a machine boots.
-#[derive(Clone, Debug)]
-pub enum Kernel {
-    /// A file.
-    File(PathBuf),
-    /// A guest that is built in.
-    Embedded(&'static [u8]),
-}
-
-/// Where the initial ramdisk comes from.
-#[derive(Clone, Debug)]
-pub enum Initrd {
-    /// A file.
-    File(PathBuf),
-    /// One that is here already.
-    Bytes(Arc<[u8]>),
-}
-
-impl Initrd {
-    fn source(&self) -> FileSource<'_> {
-        match self {
-            Self::File(path) => FileSource::Path(path),
-            Self::Bytes(bytes) => FileSource::Bytes(bytes),
-        }
-    }
-}
-
-/// Which console the caller's terminal is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Console {
-    /// ttyS0.
-    Serial,
-    /// hvc0.
-    Hvc,
-    /// Neither: output is dropped.
-    None,
-}
-
-/// A machine's parts and settings.
-#[derive(Clone, Debug)]
-pub struct MachineConfig {
-    /// The kernel.
-    pub kernel: Kernel,
-    /// Its initial ramdisk.
-    pub initrd: Option<Initrd>,
-    /// Further modules with their command lines.
-    pub modules: Vec<(PathBuf, String)>,
-    /// The kernel's command line.
-    pub cmdline: String,
-    /// RAM in bytes.
-    pub memory: u64,
-    /// vCPUs.
-    pub cpus: u32,
-    /// Who writes the clock pages.
-    pub clock: ClockMode,
-    /// Whether guests are offered upcall vectors of their vCPUs' own; `None` for
-    /// all but those whose pages are KVM's from the start.
-    pub upcall_vector: Option<bool>,
-    /// Whether guests are offered FIFO event channels; `None` where KVM does not
-    /// deliver events by itself, in the 2-level bitmaps.
-    pub fifo_events: Option<bool>,
-    /// How hypercalls arrive; `None` takes what works.
-    pub hypercalls: Option<HypercallMode>,
-    /// Does as if KVM lacked these.
-    pub without: Vec<KvmFeature>,
-    /// KVM's device.
-    pub kvm_device: PathBuf,
-    /// The Xen version shown, major and minor.
-    pub xen_version: (u16, u16),
-    /// The console that is printed and typed into.
-    pub console: Console,
-    /// Whether standard input is typed into that console.
-    pub input: bool,
-}
-
-/// Why a machine could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum MachineError {
-    /// KVM does not offer what is needed.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// Guest memory.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// Kernel, modules, command line or tables.
-    #[error(transparent)]
-    Boot(#[from] BootError),
-    /// The VM.
-    #[error(transparent)]
-    Vm(#[from] XenVmError),
-    /// The emulated hypervisor.
-    #[error(transparent)]
-    Domain(#[from] DomainError),
-    /// The kernel's code.
-    #[error(transparent)]
-    Sites(#[from] NotInMemory),
-    /// A kernel whose hypercalls port I/O can not serve.
-    #[error(
-        "kernel {kernel}: no VMCALL or VMMCALL was found in it and it has no hypercall page, so \
-         --hypercalls port-io can not serve it: use a host with CONFIG_KVM_XEN=y, or the kernel's \
-         vmlinux with its section table"
-    )]
-    NoHypercalls {
-        /// Its file name.
-        kernel: String,
-    },
-    /// The number of vCPUs.
-    #[error("{cpus} vCPUs: a guest here has 1 to {most}; give --cpus a number in between")]
-    Cpus {
-        /// Asked for.
-        cpus: u32,
-        /// The most.
-        most: u32,
-    },
-    /// A call for one vCPU failed.
-    #[error("{what} for vCPU {vcpu} failed: {error}")]
-    Vcpu {
-        /// What was done.
-        what: &'static str,
-        /// The vCPU.
-        vcpu: u32,
-        /// What KVM said.
-        error: vmm_sys_util::errno::Error,
-    },
-    /// Something of the host.
-    #[error("{what}: {error}")]
-    Host {
-        /// What was done.
-        what: &'static str,
-        /// What the host said.
-        error: std::io::Error,
-    },
-}
-
-fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> MachineError {
-    move |error| MachineError::Host { what, error }
-}
+use crate::pages::GuestRamHandle;
+use crate::xen::{Clock, Domain, DomainConfig, MAX_VCPUS, StubKind, cpuid};
 
 /// What is known of a machine after its end.
 #[derive(Clone, Debug)]
@@ -367,96 +225,6 @@ fn wallclock_error(domain: &Domain, clock: &KvmClock) -> Option<i128> {
     let host = read_realtime();
     let system_time_ns = clock.line().system_time_ns(clock.tsc().from_host(host.host_tsc));
     Some(i128::try_from(epoch.utc_ns(system_time_ns)).ok()? - host.utc_ns)
-}
-
-fn check_cpus(cpus: u32, most: u32) -> Result<(), MachineError> {
-    if (1..=most).contains(&cpus) {
-        return Ok(());
-    }
-    Err(MachineError::Cpus { cpus, most })
-}
-
-fn make_memory(size: u64) -> Result<(MemoryLayout, GuestRam), MachineError> {
-    let layout = match memory::host_memory() {
-        Some(host) => MemoryLayout::for_host(size, host)?,
-        None => MemoryLayout::new(size)?,
-    };
-    let ram = layout.create(MemoryOptions::default())?;
-    Ok((layout, ram))
-}
-
-/// What is left to do with a loaded guest.
-struct Loaded {
-    entry: u32,
-    start_info: u32,
-    memory_map: Vec<MemoryMapEntry>,
-    code: KernelCode,
-    /// It makes its hypercalls by VMCALL and VMMCALL, or none at all.
-    needs_sites: bool,
-}
-
-fn load(
-    ram: &GuestRam,
-    layout: &MemoryLayout,
-    config: &MachineConfig,
-) -> Result<Loaded, MachineError> {
-    let modules: Vec<ModuleSource<'_>> = config
-        .modules
-        .iter()
-        .map(|(path, cmdline)| ModuleSource { source: FileSource::Path(path), cmdline })
-        .collect();
-    let kernel = match &config.kernel {
-        Kernel::File(path) => FileSource::Path(path),
-        Kernel::Embedded(bytes) => FileSource::Bytes(bytes),
-    };
-    let boot = BootConfig {
-        kernel,
-        initrd: config.initrd.as_ref().map(Initrd::source),
-        modules: &modules,
-        cmdline: &config.cmdline,
-        acpi: AcpiConfig { cpus: config.cpus, devices: &[] },
-    };
-    let boot = prepare_boot(ram, layout, &boot)?;
-    let LoadedKernel { notes, code, .. } = boot.kernel;
-    // Other guests say nothing of how they make theirs.
-    let needs_sites = notes.guest_os.as_deref() == Some("linux") && !notes.hypercall_page;
-    Ok(Loaded {
-        entry: boot.entry,
-        start_info: boot.start_info,
-        memory_map: boot.memory_map,
-        code,
-        needs_sites,
-    })
-}
-
-/// Makes the kernel's direct hypercalls port output. Returns how many it has.
-fn rewrite_hypercalls(
-    ram: &GuestRam,
-    boot: &Loaded,
-    kernel: &Kernel,
-) -> Result<usize, MachineError> {
-    let began = Instant::now();
-    let done = hypercall_sites::rewrite(ram, &boot.code, HYPERCALL_PORT)?;
-    tracing::debug!(sites = done.sites, unsure = done.unsure, took = ?began.elapsed(),
-        "direct hypercalls are port output now");
-    if done.sites == 0 && boot.needs_sites {
-        let kernel = match kernel {
-            Kernel::File(path) => path.display().to_string(),
-            Kernel::Embedded(_) => "(built in)".to_owned(),
-        };
-        return Err(MachineError::NoHypercalls { kernel });
-    }
-    Ok(done.sites)
-}
-
-/// Loads what `config` boots into memory that is then thrown away: whether it is
-/// a kernel, and fits, is known before anything runs.
-///
-/// # Errors
-/// As [`Machine::new`], as far as files and memory are concerned.
-pub fn check_boot(config: &MachineConfig) -> Result<(), MachineError> {
-    let (layout, ram) = make_memory(config.memory)?;
-    load(&ram, &layout, config).map(drop)
 }
 
 fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainConfig {

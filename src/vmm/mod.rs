@@ -3,12 +3,15 @@
 
 pub mod acpi;
 pub mod boot;
+pub mod clock_metrics;
+pub mod config;
 pub mod demo_guest;
 pub mod devices;
 pub mod exit;
 pub mod hypercall_sites;
 pub mod initrd;
 pub mod input;
+pub mod load;
 pub mod loader;
 pub mod machine;
 pub mod memory;

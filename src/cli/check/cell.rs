@@ -11,9 +11,10 @@ use crate::cli::args::{CheckCellArgs, ConsoleArg};
 use crate::cli::evidence::{Report, agreement, realtime_error, samples};
 use crate::cli::run::{CliError, machine_config};
 use crate::host::{RealtimePair, read_realtime};
+use crate::vmm::config::{Console, Initrd, Kernel, MachineConfig};
 use crate::vmm::exit::ExitReason;
 use crate::vmm::initrd;
-use crate::vmm::machine::{Console, Initrd, Kernel, Machine, MachineConfig, MachineReport};
+use crate::vmm::machine::{Machine, MachineReport};
 
 /// A report of the guest, and what the host's clocks said when it arrived.
 type Heard = (Report, RealtimePair);

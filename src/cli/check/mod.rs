@@ -30,7 +30,7 @@ use super::run::CliError;
 use super::{USAGE, complain, say};
 use crate::kvm::{Capabilities, HypercallMode};
 use crate::vmm::initrd::AGENT_PATH;
-use crate::vmm::machine::check_boot;
+use crate::vmm::load::check_boot;
 use judge::{Limits, Outcome};
 use matrix::{Cell, Clock, Entry};
 use record::Record;
