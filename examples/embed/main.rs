@@ -129,7 +129,7 @@ fn run(
             Ok(VcpuExit::X86Wrmsr(exit)) if exit.index == HYPERCALL_MSR => {
                 let page = GuestAddress(exit.data & !0xfff);
                 let installed =
-                    domain.install_hypercall_page(page, StubKind::PortIo(HYPERCALL_PORT));
+                    domain.install_hypercall_page(page, StubKind::PortIo(HYPERCALL_PORT).into());
                 *exit.error = u8::from(installed.is_err());
                 continue;
             }

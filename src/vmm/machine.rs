@@ -28,7 +28,7 @@ use crate::kvm::{
     intercepted_stub, release_pages, share_registers,
 };
 use crate::pages::GuestRamHandle;
-use crate::xen::{Clock, Domain, DomainConfig, MAX_VCPUS, StubKind, cpuid};
+use crate::xen::{Clock, Domain, DomainConfig, HypercallStubs, MAX_VCPUS, StubKind, cpuid};
 
 /// What is known of a machine after its end.
 #[derive(Clone, Debug)]
@@ -141,9 +141,12 @@ impl Machine {
         platform.guarded().before_run(&vm.vm);
         platform.start(&domain).map_err(host("the timer thread"))?;
         let XenVm { vm, vcpus, clock, .. } = vm;
+        let by_port = StubKind::PortIo(vcpu::HYPERCALL_PORT);
         let stubs = match hypercalls {
-            HypercallMode::KvmXen => intercepted_stub(),
-            HypercallMode::PortIo => StubKind::PortIo(vcpu::HYPERCALL_PORT),
+            HypercallMode::KvmXen => {
+                HypercallStubs { general: intercepted_stub(), sched_op: by_port }
+            }
+            HypercallMode::PortIo => by_port.into(),
         };
         tracing::debug!("ready to run");
         let exit = ExitLatch::default();

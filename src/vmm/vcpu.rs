@@ -16,10 +16,10 @@ use crate::kvm::{
     paging, width,
 };
 use crate::pages::Width;
-use crate::xen::hypercall_page::StubKind;
-use crate::xen::{Domain, Hypercall, Outcome};
+use crate::xen::{Domain, Hypercall, HypercallStubs, Outcome};
 
-/// The port that hypercall page stubs write to where KVM does not intercept.
+/// The port that hypercall page stubs write to where KVM does not intercept, or
+/// would answer by itself.
 /// Nothing of a PC answers there.
 pub const HYPERCALL_PORT: u8 = 0xe4;
 
@@ -32,7 +32,7 @@ pub struct Shared {
     /// The VM.
     pub vm: Arc<VmFd>,
     /// What the stubs of the hypercall page execute.
-    pub stubs: StubKind,
+    pub stubs: HypercallStubs,
     /// Devices behind ports.
     pub devices: PortDevices,
     /// How the machine ends.

@@ -8,7 +8,7 @@
 
 use vm_memory::{Bytes, GuestAddress};
 use xen_abi::errno::Errno;
-use xen_abi::hypercall::HYPERVISOR_IRET;
+use xen_abi::hypercall::{HYPERVISOR_IRET, HYPERVISOR_SCHED_OP};
 
 use super::{Domain, shared_info};
 use crate::pages::Width;
@@ -37,11 +37,28 @@ pub enum StubKind {
     PortIo(u8),
 }
 
+/// Which stub each hypercall number gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HypercallStubs {
+    /// All but the one below.
+    pub general: StubKind,
+    /// `__HYPERVISOR_sched_op`: where KVM intercepts hypercalls it answers
+    /// SCHEDOP_poll by itself, by a yield whatever the argument says.
+    pub sched_op: StubKind,
+}
+
+impl From<StubKind> for HypercallStubs {
+    /// The same for all.
+    fn from(kind: StubKind) -> Self {
+        Self { general: kind, sched_op: kind }
+    }
+}
+
 /// Writes the stubs. The same bytes serve 64-bit and 32-bit guests.
 ///
 /// What no stub uses is `int3`, so that a stray jump traps. The stub of
 /// `__HYPERVISOR_iret` is `ud2`: no HVM guest may call it.
-pub fn fill(kind: StubKind, page: &mut [u8; PAGE_SIZE]) {
+pub fn fill(stubs: HypercallStubs, page: &mut [u8; PAGE_SIZE]) {
     page.fill(INT3);
     for (number, stub) in (0u32..).zip(page.as_chunks_mut::<STUB_SIZE>().0) {
         if u64::from(number) == HYPERVISOR_IRET {
@@ -51,7 +68,8 @@ pub fn fill(kind: StubKind, page: &mut [u8; PAGE_SIZE]) {
         stub[0] = MOV_EAX_IMM32;
         stub[1..5].copy_from_slice(&number.to_le_bytes());
         let enter = &mut stub[5..];
-        let len = match kind {
+        let is_sched_op = u64::from(number) == HYPERVISOR_SCHED_OP;
+        let len = match if is_sched_op { stubs.sched_op } else { stubs.general } {
             StubKind::Vmcall => put(enter, &VMCALL),
             StubKind::Vmmcall => put(enter, &VMMCALL),
             StubKind::PortIo(port) => put(enter, &[OUT_IMM8_EAX, port]),
@@ -76,13 +94,13 @@ impl Domain {
         &self,
         value: u64,
         width: Width,
-        kind: StubKind,
+        stubs: HypercallStubs,
     ) -> Result<(), Errno> {
         if !value.is_multiple_of(PAGE_SIZE as u64) {
             tracing::debug!(value, "hypercall page MSR: only page 0 exists");
             return Err(Errno::EINVAL);
         }
-        self.install_hypercall_page(GuestAddress(value), kind)?;
+        self.install_hypercall_page(GuestAddress(value), stubs)?;
         shared_info::latch_width(self, width);
         Ok(())
     }
@@ -91,9 +109,13 @@ impl Domain {
     ///
     /// # Errors
     /// `EFAULT` where the page is not RAM.
-    pub fn install_hypercall_page(&self, gpa: GuestAddress, kind: StubKind) -> Result<(), Errno> {
+    pub fn install_hypercall_page(
+        &self,
+        gpa: GuestAddress,
+        stubs: HypercallStubs,
+    ) -> Result<(), Errno> {
         let mut page = [0; PAGE_SIZE];
-        fill(kind, &mut page);
+        fill(stubs, &mut page);
         self.memory().write_slice(&page, gpa).map_err(|_| Errno::EFAULT)
     }
 }
@@ -112,7 +134,7 @@ mod tests {
         ];
         for (kind, enter) in cases {
             let mut page = [0; PAGE_SIZE];
-            fill(kind, &mut page);
+            fill(kind.into(), &mut page);
             for number in (0..128u8).filter(|&number| number != 23) {
                 let stub = &page[usize::from(number) * 32..][..32];
                 assert_eq!(stub[..5], [0xb8, number, 0, 0, 0], "{kind:?}");
@@ -121,5 +143,14 @@ mod tests {
             }
             assert_eq!(page[23 * 32..][..3], [0x0f, 0x0b, 0xcc]);
         }
+    }
+
+    #[test]
+    fn sched_op_may_go_another_way() {
+        let mut page = [0; PAGE_SIZE];
+        let stubs = HypercallStubs { general: StubKind::Vmcall, sched_op: StubKind::PortIo(0xe9) };
+        fill(stubs, &mut page);
+        assert_eq!(page[29 * 32..][..8], [0xb8, 29, 0, 0, 0, 0xe7, 0xe9, 0xc3]);
+        assert_eq!(page[28 * 32 + 5..][..3], VMCALL);
     }
 }

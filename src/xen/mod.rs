@@ -48,7 +48,7 @@ pub use cpuid::CpuidEntry;
 pub use domain::{Domain, DomainConfig, DomainError, MAX_VCPUS, MemoryMapEntry};
 pub use grant_table::{GrantAccess, GrantError, GrantTable, MappedGrant};
 pub use hvm_params::HvmParams;
-pub use hypercall_page::StubKind;
+pub use hypercall_page::{HypercallStubs, StubKind};
 pub use platform::{CallbackVia, CallingVcpu, Clock, PageOwner, Platform, VcpuArea};
 pub use runstate::{RunState, Spent};
 pub use vcpu_start::{StartLimits, StartSegment, VcpuStart};

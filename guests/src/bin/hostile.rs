@@ -246,7 +246,10 @@ fn hostile_call(random: &mut Random, sandbox: Caller) -> (u64, [u64; 6]) {
         let count = random.below(MULTICALL_ENTRIES as u64 + 1);
         let huge = random.below(16) == 0;
         let list = if huge { unmapped_address(random) } else { sandbox.address(0) };
-        return (number, [list, if huge { random.next() } else { count }, 0, 0, 0, 0]);
+        // Zeros that the compiler does not know, one for each: it has SSE in mind.
+        let none = || core::hint::black_box(0);
+        let count = if huge { random.next() } else { count };
+        return (number, [list, count, none(), none(), none(), none()]);
     }
     (number, single_call(random, sandbox, number))
 }
