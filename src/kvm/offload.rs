@@ -48,6 +48,8 @@ const EXACT_TIMERS_SINCE: (u32, u32) = (6, 9);
 #[derive(Debug, Default)]
 struct VcpuWork {
     timer_port: u32,
+    /// The one that KVM knows. To set it again would stop a running timer.
+    set_timer_port: u32,
     vector: u8,
 }
 
@@ -192,12 +194,15 @@ impl Offload {
         if !waiting.load(Ordering::Relaxed) || !waiting.swap(false, Ordering::Acquire) {
             return None;
         }
-        let state = self.lock();
-        let work = state.vcpus.get(index)?;
+        let mut state = self.lock();
+        let work = state.vcpus.get_mut(index)?;
         // KVM takes it from the vCPU's index, before that is set: 0 for all.
         set_vcpu(fd, vcpu, KVM_XEN_VCPU_ATTR_TYPE_VCPU_ID, VcpuU { vcpu_id: vcpu });
-        let timer = TimerU { port: work.timer_port, priority: TWO_LEVELS, expires_ns: 0 };
-        set_vcpu(fd, vcpu, KVM_XEN_VCPU_ATTR_TYPE_TIMER, VcpuU { timer });
+        if work.set_timer_port != work.timer_port {
+            work.set_timer_port = work.timer_port;
+            let timer = TimerU { port: work.timer_port, priority: TWO_LEVELS, expires_ns: 0 };
+            set_vcpu(fd, vcpu, KVM_XEN_VCPU_ATTR_TYPE_TIMER, VcpuU { timer });
+        }
         let vector = VcpuU { vector: work.vector };
         set_vcpu(fd, vcpu, KVM_XEN_VCPU_ATTR_TYPE_UPCALL_VECTOR, vector);
         Some(work.vector).filter(|&vector| vector != 0)
