@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::clock::args::ClockCommandArgs;
 use crate::kvm::{ClockMode, KVM_DEVICE, KvmFeature};
 
 /// Run unmodified Xen guests on KVM, with an exact clock
@@ -29,6 +30,8 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Show a guest's clocks: the embedded bare-metal guest, or a Linux kernel
     Demo(DemoArgs),
+    /// Look at clocks: the laboratory of drift, a running guest's
+    Clock(ClockCommandArgs),
     /// Run a Linux kernel through a matrix of Xen machines and judge it
     ///
     /// Exit status: 0 every cell holds, 1 some do not, 2 the check could not begin.

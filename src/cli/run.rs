@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::args::{ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SwitchArg};
 use super::check::CheckError;
+use super::clock::ClockError;
 use crate::kvm::{HypercallMode, ProbeError};
 use crate::vmm::config::{Console, Initrd, Kernel, MachineConfig, MachineError};
 use crate::vmm::exit::ExitReason;
@@ -32,6 +33,9 @@ pub enum CliError {
     /// What was shown is wrong.
     #[error("{0}")]
     Check(String),
+    /// `kvm-xen clock`.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
     /// `kvm-xen check` could not begin.
     #[error(transparent)]
     Begin(#[from] CheckError),
@@ -46,6 +50,7 @@ impl CliError {
     /// Whether the command line itself is at fault.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Memory(_) | Self::Cpus(_) | Self::XenVersion(_) | Self::Begin(_))
+            || matches!(self, Self::Clock(error) if error.is_usage())
             || matches!(self, Self::Machine(MachineError::Memory(_) | MachineError::Cpus { .. }))
     }
 }

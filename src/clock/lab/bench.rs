@@ -186,7 +186,6 @@ pub(super) fn ppb(error_ns: i128, seconds: u64) -> i64 {
     i64::try_from((error_ns + half) / seconds).unwrap_or(i64::MAX)
 }
 
-
 /// `error` a day, rounded to the nearest.
 pub(super) fn per_day(error_ns: i128, seconds: u64) -> i128 {
     let seconds = i128::from(seconds.max(1));
