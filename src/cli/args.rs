@@ -110,6 +110,9 @@ pub struct RunArgs {
     /// Which console is this terminal: ttyS0, hvc0 or neither
     #[arg(long, value_enum, default_value_t = ConsoleArg::Serial)]
     pub console: ConsoleArg,
+    /// Serve HTTP and JSON on a Unix socket here: status, clock, metrics, pause, resume
+    #[arg(long, value_name = "PATH")]
+    pub api_socket: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

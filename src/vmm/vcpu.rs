@@ -10,6 +10,7 @@ use xen_abi::sched::{
 
 use super::devices::{PortDevices, PortEffect};
 use super::exit::{ExitLatch, ExitReason};
+use super::pause::Pause;
 use super::power::Power;
 use crate::kvm::{
     HYPERCALL_MSR, HypercallExit, KvmPlatform, PortIoStub, RunMeter, VcpuAccess, accept_msr,
@@ -37,12 +38,20 @@ pub struct Shared {
     pub devices: PortDevices,
     /// How the machine ends.
     pub exit: ExitLatch,
+    /// Where vCPUs stand while somebody holds the machine.
+    pub pause: Arc<Pause>,
 }
 
 impl Shared {
     /// Ends the machine and calls every vCPU out of the guest.
     pub fn end(&self, reason: ExitReason) {
         self.exit.end(reason);
+        self.pause.end();
+        self.kick_all();
+    }
+
+    /// Calls every vCPU out of the guest, or of its wait.
+    pub fn kick_all(&self) {
         (0..).map_while(|vcpu| self.platform.kicker(vcpu)).for_each(|kicker| kicker.kick());
     }
 }
@@ -50,6 +59,8 @@ impl Shared {
 /// Why a vCPU came out, with what must outlive the borrow of its exit.
 enum Event {
     Nothing,
+    /// It was called out, and KVM has finished what it came out for before.
+    Called,
     Hypercall(Hypercall, Arrival),
     HypercallPage(u64),
     End(ExitReason),
@@ -70,7 +81,17 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
     }
     let mut power = Power::new(id, shared);
     let mut meter = RunMeter::of_this_thread(shared.platform.system_time_ns());
+    shared.pause.enter();
+    let mut settled = true;
     while !shared.exit.is_ending() {
+        if shared.pause.is_held() {
+            if settled {
+                shared.pause.pass();
+                continue;
+            }
+            // KVM finishes the last exit on the way in, and comes out at once.
+            fd.set_kvm_immediate_exit(1);
+        }
         shared.domain.before_entry(id);
         // Set by what no hypercall of this vCPU did: a watchdog, the last down.
         if let Some(reason) = shared.domain.shutdown_reason() {
@@ -87,6 +108,7 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             break;
         }
         let event = enter(id, &mut fd, shared);
+        settled = matches!(event, Event::Called);
         if let Err(error) = power.after_exit(&fd, shared) {
             shared.end(ExitReason::Failed(format!("vCPU {id}: KVM_GET_MP_STATE: {error}")));
         }
@@ -99,7 +121,7 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             }
         }
         match event {
-            Event::Nothing => {}
+            Event::Nothing | Event::Called => {}
             Event::Hypercall(call, arrival) => {
                 let waited = hypercall(id, &mut fd, shared, &call, arrival);
                 if waited {
@@ -117,6 +139,7 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             Event::End(reason) => shared.end(located(reason, &fd)),
         }
     }
+    shared.pause.leave();
     kicker.leave();
 }
 
@@ -198,7 +221,7 @@ fn enter(id: u32, fd: &mut VcpuFd, shared: &Shared) -> Event {
         }
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
             fd.set_kvm_immediate_exit(0);
-            Event::Nothing
+            Event::Called
         }
         Err(error) => failed(id, "KVM_RUN", error),
     }
@@ -233,7 +256,10 @@ fn hypercall(
         }
         Outcome::Wait { deadline_ns } => {
             waited = true;
-            while shared.domain.still_waiting(id) && !shared.exit.is_ending() {
+            while shared.domain.still_waiting(id)
+                && !shared.exit.is_ending()
+                && !shared.pause.is_held()
+            {
                 if !shared.platform.wait(id, deadline_ns) {
                     break;
                 }

@@ -80,7 +80,7 @@ fn scaled(text: &str, units: &[(&str, i64)]) -> Option<i64> {
     number.parse::<i64>().ok()?.checked_mul(unit)
 }
 
-/// `ns` for a person: four digits or so, with a unit from ns to s.
+/// `ns` for a person, rounded to a thousandth of its unit, from ns to s.
 pub fn show_ns(ns: i128) -> String {
     let sign = if ns < 0 { "-" } else { "" };
     let size = ns.unsigned_abs();
@@ -88,7 +88,9 @@ pub fn show_ns(ns: i128) -> String {
     match units.into_iter().find(|(unit, _)| size >= *unit) {
         None => format!("{sign}{size} ns"),
         Some((unit, name)) => {
-            format!("{sign}{}.{:03} {name}", size / unit, size % unit * 1_000 / unit)
+            let rest = size % unit * 1_000 + unit / 2;
+            let (whole, rest) = (size / unit + rest / unit / 1_000, rest / unit % 1_000);
+            format!("{sign}{whole}.{rest:03} {name}")
         }
     }
 }
@@ -166,6 +168,8 @@ mod tests {
             (-999, "-999 ns"),
             (1_000, "1.000 µs"),
             (34_555_233, "34.555 ms"),
+            (1_439_801, "1.440 ms"),
+            (999_999_999, "1000.000 ms"),
             (-1_800_000_000, "-1.800 s"),
         ] {
             assert_eq!(show_ns(ns), text);
