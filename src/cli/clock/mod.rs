@@ -1,12 +1,15 @@
 //! `kvm-xen clock`: the laboratory of drift, and a running guest's clocks.
 
 pub mod args;
+mod client;
 mod csv;
 mod html;
 mod lab;
 mod plot;
 mod slew;
 mod units;
+mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -18,6 +21,9 @@ pub enum ClockError {
     /// The laboratory.
     #[error(transparent)]
     Lab(#[from] lab::LabCommandError),
+    /// A running machine.
+    #[error(transparent)]
+    Client(#[from] client::ClientError),
 }
 
 impl ClockError {
@@ -33,6 +39,7 @@ impl ClockError {
 pub fn clock(args: &ClockCommandArgs) -> Result<ExitCode, crate::cli::run::CliError> {
     Ok(match &args.command {
         ClockCommand::Lab(args) => lab::lab(args)?,
-        ClockCommand::Watch(_) | ClockCommand::Verify(_) => ExitCode::FAILURE,
+        ClockCommand::Watch(args) => watch::watch(args)?,
+        ClockCommand::Verify(args) => verify::verify(args)?,
     })
 }
