@@ -8,7 +8,7 @@
 //!
 //! The guest's clock runs on. Its TSC counts, system time with it; a timer that
 //! comes due makes its event pending, and the guest sees it after the pause,
-//! late. Nothing is accounted as stolen but what the vCPU thread did not run.
+//! late. The time is stolen by the guest's account, of a vCPU that halted it slept.
 //!
 //! Why a vCPU can not slip by: `hold` sets the flag and then kicks, each kick
 //! under the lock of that vCPU's bell. A thread that had looked at the flag

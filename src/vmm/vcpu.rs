@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_bindings::{
+    KVM_MP_STATE_HALTED, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use xen_abi::sched::{
     SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SUSPEND, SHUTDOWN_WATCHDOG,
@@ -17,7 +19,7 @@ use crate::kvm::{
     paging, width,
 };
 use crate::pages::Width;
-use crate::xen::{Domain, Hypercall, HypercallStubs, Outcome};
+use crate::xen::{Domain, Hypercall, HypercallStubs, Outcome, Spent};
 
 /// The port that hypercall page stubs write to where KVM does not intercept, or
 /// would answer by itself.
@@ -86,7 +88,10 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
     while !shared.exit.is_ending() {
         if shared.pause.is_held() {
             if settled {
-                shared.pause.pass();
+                account(id, shared, &mut meter, true);
+                if shared.pause.pass() {
+                    account_pause(id, &fd, shared, &mut meter);
+                }
                 continue;
             }
             // KVM finishes the last exit on the way in, and comes out at once.
@@ -149,6 +154,17 @@ fn account(id: u32, shared: &Shared, meter: &mut RunMeter, waited: bool) {
     if let Some(spent) = meter.since_last(shared.platform.system_time_ns(), waited) {
         shared.domain.account_runstate(id, spent);
     }
+}
+
+/// Tells the domain that the vCPU stood: stolen time, or sleep if it halted.
+fn account_pause(id: u32, fd: &VcpuFd, shared: &Shared, meter: &mut RunMeter) {
+    let Some(spent) = meter.since_last(shared.platform.system_time_ns(), true) else { return };
+    let halted = fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_HALTED);
+    let spent = match halted {
+        true => spent,
+        false => Spent { runnable_ns: spent.runnable_ns + spent.blocked_ns, blocked_ns: 0 },
+    };
+    shared.domain.account_runstate(id, spent);
 }
 
 /// Adds to a crash where the guest stood.

@@ -87,7 +87,7 @@ impl Machine {
     }
 
     /// What the host has counted of each vCPU thread's CPU time, ns.
-    pub fn vcpu_ticks(&self) -> Vec<u64> {
+    pub fn vcpu_work_ns(&self) -> Vec<u64> {
         let tasks = format!("/proc/{}/task", self.child.id());
         let mut spent: Vec<(String, u64)> = std::fs::read_dir(tasks)
             .expect("threads")
@@ -107,11 +107,11 @@ impl Machine {
     pub fn await_work(&self) {
         let begin = Instant::now();
         // The threads may not be there yet.
-        let mut before = self.vcpu_ticks();
+        let mut before = self.vcpu_work_ns();
         loop {
             assert!(begin.elapsed() < Duration::from_secs(30), "no vCPU works");
             thread::sleep(Duration::from_millis(5));
-            let now = self.vcpu_ticks();
+            let now = self.vcpu_work_ns();
             if now.len() > before.len() {
                 before = now;
             } else if now.iter().zip(&before).any(|(now, then)| now > then) {
