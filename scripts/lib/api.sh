@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154  # binary and work are scripts/test's
 # Cells of the control socket. Uses what scripts/test has built: $binary, $work.
 
 # api_local: the control socket of a machine on this machine's KVM.

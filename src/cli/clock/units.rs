@@ -100,7 +100,7 @@ pub fn show_seconds(seconds: u64) -> String {
     let units = [(YEAR, "year"), (DAY, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
     let (unit, name) = units
         .into_iter()
-        .find(|(unit, _)| seconds >= *unit && seconds % unit == 0)
+        .find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit))
         .unwrap_or((1, "second"));
     let count = seconds / unit;
     format!("{count} {name}{}", if count == 1 { "" } else { "s" })
