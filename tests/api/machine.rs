@@ -73,6 +73,14 @@ impl Machine {
         Self::command(&kernel, &self.socket, 1, 1).output().expect("the binary runs")
     }
 
+    /// Kills this machine, and runs another one on its socket to its end.
+    pub fn killed_and_another_on_its_socket(mut self) -> (PathBuf, Output) {
+        self.child.kill().expect("a child");
+        self.child.wait().expect("a child");
+        assert!(self.socket.exists());
+        (self.socket.clone(), self.other_on_the_same_socket())
+    }
+
     /// A client that says nothing.
     pub fn connect(&self) -> UnixStream {
         UnixStream::connect(&self.socket).expect("a connection")
