@@ -5,7 +5,11 @@ use std::process::ExitCode;
 
 use super::args::{ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SwitchArg};
 use super::check::CheckError;
+use super::clock::ClockError;
 use crate::kvm::{HypercallMode, ProbeError};
+use crate::vmm::api::ApiServer;
+use crate::vmm::api::http::Limits;
+use crate::vmm::api::socket::{ApiSocket, SocketError};
 use crate::vmm::config::{Console, Initrd, Kernel, MachineConfig, MachineError};
 use crate::vmm::exit::ExitReason;
 use crate::vmm::machine::Machine;
@@ -32,6 +36,15 @@ pub enum CliError {
     /// What was shown is wrong.
     #[error("{0}")]
     Check(String),
+    /// `--api-socket`.
+    #[error(transparent)]
+    ApiSocket(#[from] SocketError),
+    /// The control socket.
+    #[error("no thread for the control socket: {0}")]
+    ApiThread(std::io::Error),
+    /// `kvm-xen clock`.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
     /// `kvm-xen check` could not begin.
     #[error(transparent)]
     Begin(#[from] CheckError),
@@ -46,6 +59,7 @@ impl CliError {
     /// Whether the command line itself is at fault.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Memory(_) | Self::Cpus(_) | Self::XenVersion(_) | Self::Begin(_))
+            || matches!(self, Self::Clock(error) if error.is_usage())
             || matches!(self, Self::Machine(MachineError::Memory(_) | MachineError::Cpus { .. }))
     }
 }
@@ -102,7 +116,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     config.console = console;
     config.input = console != Console::None;
     config.cmdline = args.cmdline.clone().unwrap_or_else(|| default.to_owned());
+    // Bound before there is a guest: a path that can not be is told at once.
+    let socket = args.api_socket.as_deref().map(ApiSocket::bind).transpose()?;
     let machine = Machine::new(&config, Box::new(std::io::stdout()))?;
+    let server = socket
+        .map(|socket| ApiServer::start(socket, machine.control(), Limits::default()))
+        .transpose()
+        .map_err(CliError::ApiThread)?;
     if machine.rewritten_sites() > 0 {
         // The guest's code is not what its file holds: whoever debugs it must know.
         super::complain(format_args!(
@@ -112,6 +132,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         ));
     }
     let report = machine.run()?;
+    drop(server);
     if !matches!(report.exit, ExitReason::Poweroff | ExitReason::Reboot) {
         super::complain(&report.exit);
     }

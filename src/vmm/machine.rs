@@ -13,12 +13,14 @@ use xen_abi::errno::Errno;
 use super::acpi;
 use super::boot::{PVH_MSRS, pvh_regs, pvh_sregs};
 use super::config::{Console, MachineConfig, MachineError, host};
+use super::control::{Control, Facts};
 use super::devices::PortDevices;
 use super::exit::{ExitLatch, ExitReason};
 use super::input::{self, RawTerminal};
 use super::load::{Loaded, check_cpus, load, make_memory, rewrite_hypercalls};
 use super::memory::{CONSOLE_PFN, PAGE_SIZE};
 use super::output::{ConsoleOutput, ConsoleWriter};
+use super::pause::Pause;
 use super::vcpu::{self, Shared};
 use crate::clock::SystemTimeLine;
 use crate::host::read_realtime;
@@ -55,6 +57,7 @@ pub struct MachineReport {
 /// A machine that is ready to run.
 pub struct Machine {
     shared: Arc<Shared>,
+    control: Arc<Control>,
     vcpus: Vec<VcpuFd>,
     clock: Arc<KvmClock>,
     hypercalls: HypercallMode,
@@ -150,8 +153,18 @@ impl Machine {
         };
         tracing::debug!("ready to run");
         let exit = ExitLatch::default();
+        let pause = Arc::new(Pause::new(config.cpus));
+        let shared = Arc::new(Shared { domain, platform, vm, stubs, devices, exit, pause });
+        let facts = Facts {
+            vcpus: config.cpus,
+            memory_bytes: config.memory,
+            hypercalls,
+            xen_version: config.xen_version,
+        };
+        let control = Control::new(Arc::clone(&shared), Arc::clone(&clock), facts);
         Ok(Self {
-            shared: Arc::new(Shared { domain, platform, vm, stubs, devices, exit }),
+            shared,
+            control: Arc::new(control),
             vcpus,
             clock,
             hypercalls,
@@ -216,6 +229,11 @@ impl Machine {
         self.rewritten_sites
     }
 
+    /// What can be asked of the machine while it runs, from any thread.
+    pub fn control(&self) -> Arc<Control> {
+        Arc::clone(&self.control)
+    }
+
     /// The guest, for whoever watches it while it runs.
     pub fn domain(&self) -> Arc<Domain> {
         Arc::clone(&self.shared.domain)
@@ -223,7 +241,7 @@ impl Machine {
 }
 
 /// Reads the wallclock page as the guest would, and compares it with the host.
-fn wallclock_error(domain: &Domain, clock: &KvmClock) -> Option<i128> {
+pub(super) fn wallclock_error(domain: &Domain, clock: &KvmClock) -> Option<i128> {
     let epoch = domain.wallclock_page()?;
     let host = read_realtime();
     let system_time_ns = clock.line().system_time_ns(clock.tsc().from_host(host.host_tsc));

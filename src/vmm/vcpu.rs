@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_bindings::{
+    KVM_MP_STATE_HALTED, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use xen_abi::sched::{
     SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SUSPEND, SHUTDOWN_WATCHDOG,
@@ -10,13 +12,14 @@ use xen_abi::sched::{
 
 use super::devices::{PortDevices, PortEffect};
 use super::exit::{ExitLatch, ExitReason};
+use super::pause::Pause;
 use super::power::Power;
 use crate::kvm::{
     HYPERCALL_MSR, HypercallExit, KvmPlatform, PortIoStub, RunMeter, VcpuAccess, accept_msr,
     paging, width,
 };
 use crate::pages::Width;
-use crate::xen::{Domain, Hypercall, HypercallStubs, Outcome};
+use crate::xen::{Domain, Hypercall, HypercallStubs, Outcome, Spent};
 
 /// The port that hypercall page stubs write to where KVM does not intercept, or
 /// would answer by itself.
@@ -37,12 +40,20 @@ pub struct Shared {
     pub devices: PortDevices,
     /// How the machine ends.
     pub exit: ExitLatch,
+    /// Where vCPUs stand while somebody holds the machine.
+    pub pause: Arc<Pause>,
 }
 
 impl Shared {
     /// Ends the machine and calls every vCPU out of the guest.
     pub fn end(&self, reason: ExitReason) {
         self.exit.end(reason);
+        self.pause.end();
+        self.kick_all();
+    }
+
+    /// Calls every vCPU out of the guest, or of its wait.
+    pub fn kick_all(&self) {
         (0..).map_while(|vcpu| self.platform.kicker(vcpu)).for_each(|kicker| kicker.kick());
     }
 }
@@ -50,6 +61,8 @@ impl Shared {
 /// Why a vCPU came out, with what must outlive the borrow of its exit.
 enum Event {
     Nothing,
+    /// It was called out, and KVM has finished what it came out for before.
+    Called,
     Hypercall(Hypercall, Arrival),
     HypercallPage(u64),
     End(ExitReason),
@@ -70,7 +83,20 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
     }
     let mut power = Power::new(id, shared);
     let mut meter = RunMeter::of_this_thread(shared.platform.system_time_ns());
+    shared.pause.enter();
+    let mut settled = true;
     while !shared.exit.is_ending() {
+        if shared.pause.is_held() {
+            if settled {
+                account(id, shared, &mut meter, true);
+                if shared.pause.pass() {
+                    account_pause(id, &fd, shared, &mut meter);
+                }
+                continue;
+            }
+            // KVM finishes the last exit on the way in, and comes out at once.
+            fd.set_kvm_immediate_exit(1);
+        }
         shared.domain.before_entry(id);
         // Set by what no hypercall of this vCPU did: a watchdog, the last down.
         if let Some(reason) = shared.domain.shutdown_reason() {
@@ -87,6 +113,7 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             break;
         }
         let event = enter(id, &mut fd, shared);
+        settled = matches!(event, Event::Called);
         if let Err(error) = power.after_exit(&fd, shared) {
             shared.end(ExitReason::Failed(format!("vCPU {id}: KVM_GET_MP_STATE: {error}")));
         }
@@ -99,7 +126,7 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             }
         }
         match event {
-            Event::Nothing => {}
+            Event::Nothing | Event::Called => {}
             Event::Hypercall(call, arrival) => {
                 let waited = hypercall(id, &mut fd, shared, &call, arrival);
                 if waited {
@@ -117,6 +144,7 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             Event::End(reason) => shared.end(located(reason, &fd)),
         }
     }
+    shared.pause.leave();
     kicker.leave();
 }
 
@@ -126,6 +154,17 @@ fn account(id: u32, shared: &Shared, meter: &mut RunMeter, waited: bool) {
     if let Some(spent) = meter.since_last(shared.platform.system_time_ns(), waited) {
         shared.domain.account_runstate(id, spent);
     }
+}
+
+/// Tells the domain that the vCPU stood: stolen time, or sleep if it halted.
+fn account_pause(id: u32, fd: &VcpuFd, shared: &Shared, meter: &mut RunMeter) {
+    let Some(spent) = meter.since_last(shared.platform.system_time_ns(), true) else { return };
+    let halted = fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_HALTED);
+    let spent = match halted {
+        true => spent,
+        false => Spent { runnable_ns: spent.runnable_ns + spent.blocked_ns, blocked_ns: 0 },
+    };
+    shared.domain.account_runstate(id, spent);
 }
 
 /// Adds to a crash where the guest stood.
@@ -198,7 +237,7 @@ fn enter(id: u32, fd: &mut VcpuFd, shared: &Shared) -> Event {
         }
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
             fd.set_kvm_immediate_exit(0);
-            Event::Nothing
+            Event::Called
         }
         Err(error) => failed(id, "KVM_RUN", error),
     }
@@ -233,7 +272,10 @@ fn hypercall(
         }
         Outcome::Wait { deadline_ns } => {
             waited = true;
-            while shared.domain.still_waiting(id) && !shared.exit.is_ending() {
+            while shared.domain.still_waiting(id)
+                && !shared.exit.is_ending()
+                && !shared.pause.is_held()
+            {
                 if !shared.platform.wait(id, deadline_ns) {
                     break;
                 }
