@@ -118,11 +118,6 @@ impl ClockService {
             tracing::debug!(%kind, %error, "a better source of time is not there");
         }
         let offset = chosen.table_offset.map(|found| found.offset);
-        if chosen.table_offset.is_some_and(|found| !found.valid) {
-            tracing::warn!(
-                "the host's table of leap seconds is out of date, and its kernel has no TAI offset"
-            );
-        }
         let mut source = chosen.source;
         let known = offset.is_some()
             || source.read().is_ok_and(|reading| reading.sync.tai_offset.is_known());

@@ -157,10 +157,6 @@ impl Engine {
         self.page.as_ref()
     }
 
-    pub(super) const fn feed(&self) -> &TaiFeed {
-        &self.feed
-    }
-
     /// Maintenance ahead, from the next page on.
     pub(super) const fn set_notice(&mut self, notice: Notice) {
         self.feed.set_notice(notice);
