@@ -255,6 +255,7 @@ impl ClockService {
     }
 
     fn run(&self) {
+        wait::prefer_this_thread();
         let mut suspend = SuspendWatch::new();
         loop {
             let ticks = self.engine().ticks_to_turn(self.guest.host_tsc());

@@ -20,8 +20,10 @@ use device::Device;
 
 const DEVICE: &str = "/dev/vmclock0";
 const TRIES: u32 = 1000;
-/// How often the page and the PTP clock are read in all.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long a poller waits. A page is renewed more often, which wakes nobody.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// Less than this before the end of its patience, a poller was woken.
+const SOON: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct Tally {
@@ -30,6 +32,7 @@ struct Tally {
     agree: u64,
     ptp: u64,
     ptp_outside: u64,
+    ptp_failed: u64,
     wakes: u64,
     news: u64,
     disruptions: u64,
@@ -37,7 +40,7 @@ struct Tally {
 
 /// Reads and waits for `time`, and says what came of it.
 pub fn report(console: &mut Console, time: Duration) {
-    let mut device = match Device::open(DEVICE) {
+    let device = match Device::open(DEVICE) {
         Ok(device) => device,
         Err(error) => {
             console.line(format_args!("missing check=vmclock reason: {DEVICE}: {error}"));
@@ -79,8 +82,17 @@ pub fn report(console: &mut Console, time: Duration) {
                 }
                 last = Some(reading.line);
                 if let Ok(ptp) = &ptp {
-                    tally.ptp += 1;
-                    tally.ptp_outside += u64::from(ptp_outside(console, ptp, &device, first));
+                    match read_ptp(console, ptp, &device, tally.ptp == 0) {
+                        Ptp::Inside => tally.ptp += 1,
+                        Ptp::Outside => tally.ptp_outside += 1,
+                        Ptp::Unknown => {}
+                        Ptp::Failed(error) => {
+                            if tally.ptp_failed == 0 {
+                                console.line(format_args!("error ptp: {error}"));
+                            }
+                            tally.ptp_failed += 1;
+                        }
+                    }
                 }
                 first = false;
             }
@@ -91,26 +103,25 @@ pub fn report(console: &mut Console, time: Duration) {
                 tally.refused += 1;
             }
         }
-        if device.poll(PAUSE) {
+        let told = |line: Line| {
+            let Line { disruption_marker, generation, status, .. } = line;
+            (disruption_marker, generation, status, line.tai_offset_sec, line.leap_indicator)
+        };
+        let began = Instant::now();
+        if device.poll(PATIENCE) && began.elapsed() < PATIENCE - SOON {
             tally.wakes += 1;
             let now = device.read(TRIES).ok().map(|reading| reading.line);
-            let told = |line: &Line| {
-                (
-                    line.disruption_marker,
-                    line.generation,
-                    line.status,
-                    line.tai_offset_sec,
-                    line.leap_indicator,
-                )
-            };
-            tally.news += u64::from(now.as_ref().map(told) != last.as_ref().map(told));
+            tally.news += u64::from(now.map(told) != last.map(told));
         }
     }
     let Tally { readings, refused, agree, wakes, news, disruptions, .. } = tally;
     console.line(format_args!(
         "vmclock-total readings={readings} refused={refused} agree={agree} disruptions={disruptions}"
     ));
-    console.line(format_args!("ptp-total readings={} outside={}", tally.ptp, tally.ptp_outside));
+    console.line(format_args!(
+        "ptp-total inside={} outside={} failed={}",
+        tally.ptp, tally.ptp_outside, tally.ptp_failed
+    ));
     console.line(format_args!("vmclock-poll wakes={wakes} news={news}"));
 }
 
@@ -155,46 +166,48 @@ fn time_of(body: &VMClockShmBody, counter: u64) -> u128 {
     sec * 1_000_000_000 + (((units & u128::from(u64::MAX)) * 1_000_000_000) >> 64)
 }
 
-/// Whether the PTP clock lies outside of what the page gives for the TSCs around
-/// it, by more than the ns that either rounds.
-fn ptp_outside(console: &mut Console, ptp: &ptp::Clock, device: &Device, show: bool) -> bool {
+/// What the PTP clock said, beside the page.
+enum Ptp {
+    Inside,
+    Outside,
+    /// The page changed in between, so nothing can be said.
+    Unknown,
+    Failed(std::io::Error),
+}
+
+/// Whether the PTP clock lies within what the page gives for the TSCs around it,
+/// and a ns that either rounds.
+fn read_ptp(console: &mut Console, ptp: &ptp::Clock, device: &Device, show: bool) -> Ptp {
     let before = device.read(TRIES);
     let before_tsc = tsc();
     let read = ptp.read();
     let after_tsc = tsc();
     let after = device.read(TRIES);
-    let (Ok(before), Ok(after)) = (before, after) else { return false };
-    let utc_ns = match read {
+    let ns = match read {
         Ok(ns) => i128::from(ns),
-        Err(error) => {
-            console.line(format_args!("ptp error: {error}"));
-            return true;
-        }
+        Err(error) => return Ptp::Failed(error),
     };
-    // A page that was renewed may have stepped: the PTP clock was read by either.
-    if before.line.disruption_marker != after.line.disruption_marker {
-        return false;
+    let (Ok(before), Ok(after)) = (before, after) else { return Ptp::Unknown };
+    if before.sequence != after.sequence {
+        return Ptp::Unknown;
     }
-    let at = |line: &Line, tsc| {
-        let offset = i128::from(line.tai_offset_sec.unwrap_or(0));
-        let tai = line.at(tsc).map_or(0, |time| time.nanos());
-        i128::try_from(tai).unwrap_or(0) + offset * 1_000_000_000
-    };
-    let moved = at(&before.line, after_tsc).abs_diff(at(&after.line, after_tsc));
-    let slack = i128::try_from(moved).unwrap_or(0) + 1;
-    let (low, high) = (at(&before.line, before_tsc), at(&before.line, after_tsc));
-    if show {
-        let precise = ptp.is_precise();
+    let line = &before.line;
+    let at = |tsc| i128::try_from(line.at(tsc).map_or(0, |time| time.nanos())).unwrap_or(i128::MAX);
+    let (low, high) = (at(before_tsc), at(after_tsc));
+    // The driver's first versions show UTC.
+    let utc_ns = i128::from(line.tai_offset_sec.unwrap_or(0)) * 1_000_000_000;
+    let is_utc = (ns - low).abs() > 10_000_000_000;
+    let ns = if is_utc { ns - utc_ns } else { ns };
+    let outside = ns < low - 1 || ns > high + 1;
+    if show || outside {
         console.line(format_args!(
-            "ptp utc_ns={utc_ns} after_page_ns={} window_ns={} precise={}",
-            utc_ns - low,
+            "ptp scale={} tai_ns={ns} after_page_ns={} window_ns={} precise={} outside={}",
+            if is_utc { "utc" } else { "tai" },
+            ns - low,
             high - low,
-            u8::from(precise),
+            u8::from(ptp.is_precise()),
+            u8::from(outside),
         ));
     }
-    let outside = utc_ns < low - slack || utc_ns > high + slack;
-    if outside {
-        console.line(format_args!("ptp outside utc_ns={utc_ns} low={low} high={high}"));
-    }
-    outside
+    if outside { Ptp::Outside } else { Ptp::Inside }
 }

@@ -46,7 +46,7 @@ pub struct ClockSample {
     /// The offset is within the bound against the host's clock alone.
     pub within_own: bool,
     /// The host's clock was stepped, and the page does not know it yet: the
-    /// sample is outside of the bound, and counts apart.
+    /// sample is outside of the bound against the host's clock, and counts apart.
     pub in_step_window: bool,
 }
 
@@ -78,7 +78,7 @@ pub enum SampleError {
 pub struct SampleCounts {
     /// Samples.
     pub samples: u64,
-    /// Those within the published bound.
+    /// Those within the published bound, beside those in step windows.
     pub within: u64,
     /// Those between a step of the host's clock and the page that knows it.
     pub in_step_windows: u64,
@@ -183,9 +183,8 @@ impl Sampler {
 
     fn classify(&mut self, sample: &mut ClockSample) {
         self.counts.samples += 1;
-        if sample.within {
+        if sample.within_own {
             self.counts.within += 1;
-            self.counts.beyond_own_bound += u64::from(!sample.within_own);
             if let Some(began) = self.window.take() {
                 let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
                 self.counts.longest_window_ns = self.counts.longest_window_ns.max(took);
@@ -205,6 +204,9 @@ impl Sampler {
             sample.in_step_window = true;
             self.window.get_or_insert(began);
             self.counts.in_step_windows += 1;
+        } else if sample.within {
+            self.counts.within += 1;
+            self.counts.beyond_own_bound += 1;
         } else {
             self.counts.broken += 1;
         }

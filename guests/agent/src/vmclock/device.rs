@@ -3,8 +3,9 @@
 #![expect(unsafe_code, reason = "mmap and poll take raw pointers")]
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
@@ -61,10 +62,9 @@ impl Device {
     }
 
     /// Tells the driver that this page has been seen: poll waits for the next.
-    pub fn catch_up(&mut self) {
+    pub fn catch_up(&self) {
         let mut all = [0; PAGE];
-        let _ = self.file.rewind();
-        let _ = self.file.read(&mut all);
+        let _ = self.file.read_at(&mut all, 0);
     }
 
     /// Waits for a notification; true if one came.

@@ -47,7 +47,7 @@ impl Clock {
         File::open(DEVICE).map(Self)
     }
 
-    /// The clock's time, UTC in ns.
+    /// The clock's time in ns: TAI by Linux 7.2, UTC by the driver's first versions.
     pub fn read(&self) -> io::Result<i64> {
         let mut data = Extended { samples: 1, reserved: [0; 3], times: [[Time::default(); 3]; 25] };
         // SAFETY: the structure that this ioctl reads and writes.
