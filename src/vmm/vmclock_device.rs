@@ -45,3 +45,30 @@ pub fn connect(vm: &VmFd) -> io::Result<Bells> {
     };
     Ok(Bells { vmclock: bell(VMCLOCK_GSI)?, generation: bell(GENERATION_GSI)? })
 }
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::GuestAddress;
+
+    use super::*;
+    use crate::vmm::memory::{DEVICE_PAGES, MemoryLayout};
+    use xen_abi::memory::E820_RESERVED;
+
+    #[test]
+    fn both_pages_are_reserved_and_backed_and_no_ram() {
+        let layout = MemoryLayout::new(256 << 20).unwrap();
+        let pages_end = DEVICE_PAGES_START + DEVICE_PAGES * PAGE_SIZE;
+        for GuestAddress(gpa) in [VMCLOCK_GPA, GENERATION_GPA] {
+            assert!(
+                (DEVICE_PAGES_START..pages_end).contains(&gpa) && gpa.is_multiple_of(PAGE_SIZE)
+            );
+            let map = layout.memory_map();
+            let entry = map.iter().find(|entry| (entry.addr..entry.end()).contains(&gpa));
+            assert_eq!(entry.map(|entry| entry.kind), Some(E820_RESERVED));
+            let backed = |(start, size): &(GuestAddress, usize)| {
+                (start.0..start.0 + *size as u64).contains(&gpa)
+            };
+            assert!(layout.regions().iter().any(backed));
+        }
+    }
+}

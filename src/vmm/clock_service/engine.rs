@@ -313,14 +313,15 @@ impl Engine {
         guest.follow(Some(UtcLine { tai, offset, lead_ticks }));
         let Some(page) = guest.wallclock() else { return };
         let due = |page| wallclock::ticks_to_rewrite(page, &tai, offset, &system, now, bound_ns);
+        // What would be due within the least pause is due now.
+        let least = tai.period().ticks_to_reach((u128::from(LEAST_NS) << 64) / 1_000_000_000);
         let mut ticks = due(page);
-        if ticks == 0 {
+        if ticks <= least {
             guest.rewrite_wallclock();
             self.counts.wallclock_updates += 1;
             ticks = guest.wallclock().map_or(u64::MAX, due);
         }
         // A page that can not be right, as before 1970, is not tried without end.
-        let least = tai.period().ticks_to_reach(u128::from(LEAST_NS) << 34);
         self.wallclock_due = host_now.wrapping_add(ticks.clamp(least, u64::MAX >> 2));
     }
 }
