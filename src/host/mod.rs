@@ -26,6 +26,6 @@ pub use pair::{PairError, PairSource, SourceKind, WithOffset};
 pub use ptp::{PtpPairs, PtpTimescale};
 pub use sources::{AtomicPair, Bracketed, KvmPairs};
 pub use step_watch::StepWatch;
-pub use suspend::SuspendWatch;
+pub use suspend::{SuspendWatch, host_tai_ahead_ns};
 pub use tsc::host_tsc;
 pub use wallclock::{RealtimePair, read_realtime};

@@ -3,7 +3,7 @@
 
 use core::cell::Cell;
 use core::sync::atomic::AtomicU32;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use guest_clock::Refusal;
 use guest_clock::vmclock::{self, TimeType};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{GuestAddress, GuestAddressSpace};
 
 use crate::clock::tai::{HostReading, Tai};
-use crate::host::{PairError, PairSource, StepWatch};
+use crate::host::{PairError, PairSource, StepWatch, host_tai_ahead_ns};
 use crate::pages::{GuestRamHandle, PageError, with_vmclock_words};
 
 /// One comparison of a guest's page with the host's clock.
@@ -103,6 +103,9 @@ pub(super) struct Sampler {
     /// The first sample of a step window that is still open.
     window: Option<Instant>,
     was_set: bool,
+    /// The host's CLOCK_TAI less its CLOCK_MONOTONIC at the last sample, ns: what a
+    /// step moves, before the kernel has told anybody of it.
+    tai_ahead_ns: Option<i128>,
 }
 
 /// A word of a page that the service may be writing.
@@ -125,12 +128,19 @@ struct Both {
 }
 
 const TRIES: u32 = 100;
-/// How long the kernel may take from stepping its clock to saying so.
-const TOLD_WITHIN: Duration = Duration::from_millis(20);
+/// A step, and no preemption between two readings of clocks.
+const STEP_NS: u128 = 100_000_000;
 
 impl Sampler {
     pub(super) fn new(source: Box<dyn PairSource>, watch: StepWatch) -> Self {
-        Self { source, watch, counts: SampleCounts::default(), window: None, was_set: false }
+        Self {
+            source,
+            watch,
+            counts: SampleCounts::default(),
+            window: None,
+            was_set: false,
+            tai_ahead_ns: None,
+        }
     }
 
     /// One sample. `guest_tsc` is the guest's TSC at a host TSC, `own_bound` the
@@ -145,6 +155,7 @@ impl Sampler {
         for _ in 0..TRIES {
             self.was_set |= self.watch.was_set().unwrap_or(false);
             let both = self.read_both(page, &guest_tsc)?;
+            self.was_set |= self.moved(host_tai_ahead_ns());
             let counter = both.reading.counter;
             let Some(own_bound_ns) = own_bound(both.reading.line.start, counter) else { continue };
             let mut sample = compare(&both, own_bound_ns)?;
@@ -181,6 +192,12 @@ impl Sampler {
         }
     }
 
+    /// Whether the host's clock was stepped since the last sample.
+    fn moved(&mut self, tai_ahead_ns: i128) -> bool {
+        let before = self.tai_ahead_ns.replace(tai_ahead_ns);
+        before.is_some_and(|before| before.abs_diff(tai_ahead_ns) > STEP_NS)
+    }
+
     fn classify(&mut self, sample: &mut ClockSample) {
         self.counts.samples += 1;
         if sample.within_own {
@@ -193,13 +210,8 @@ impl Sampler {
             return;
         }
         let began = Instant::now();
-        // The clock moves first, and then the kernel says so.
-        while !self.was_set && self.window.is_none() && began.elapsed() < TOLD_WITHIN {
-            self.was_set = self.watch.was_set().unwrap_or(false);
-            if !self.was_set {
-                std::thread::sleep(Duration::from_micros(50));
-            }
-        }
+        // The clock moves first, and then the kernel says so: by a moment, or by as
+        // long as another CPU of the host takes to answer.
         if self.was_set || self.window.is_some() {
             sample.in_step_window = true;
             self.window.get_or_insert(began);
