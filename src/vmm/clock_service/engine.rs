@@ -42,6 +42,8 @@ pub(super) trait ClockedGuest: Send + Sync {
     fn wallclock(&self) -> Option<WallclockEpoch>;
     /// Writes the wallclock again.
     fn rewrite_wallclock(&self);
+    /// Asks each vCPU to publish its clock pages again before its next entry.
+    fn request_clock_updates(&self) {}
     /// vCPU clock pages that were written again.
     fn clock_page_rewrites(&self) -> u64 {
         0
@@ -203,6 +205,9 @@ impl Engine {
         };
         if disrupted {
             self.disrupt();
+        }
+        if cause == Cause::Slept {
+            guest.request_clock_updates();
         }
         self.publish(guest, &update);
         self.reading_due = self.next_reading(guest.host_tsc());

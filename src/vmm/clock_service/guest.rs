@@ -54,6 +54,10 @@ impl ClockedGuest for MachineGuest {
         self.domain.refresh_wallclock();
     }
 
+    fn request_clock_updates(&self) {
+        (0..self.domain.config().vcpus).for_each(|vcpu| self.domain.request_clock_update(vcpu));
+    }
+
     fn clock_page_rewrites(&self) -> u64 {
         self.domain.clock_page_rewrites()
     }
