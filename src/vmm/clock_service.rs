@@ -70,7 +70,7 @@ pub struct VmClockPlace {
     pub generation_id: [u8; 16],
 }
 
-/// The service of one machine. Stops with [`stop`](Self::stop), or when dropped.
+/// The service of one machine. Once started it runs until [`stop`](Self::stop).
 pub struct ClockService {
     engine: Mutex<Engine>,
     sampler: Mutex<Sampler>,
