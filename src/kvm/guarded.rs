@@ -76,8 +76,10 @@ struct State {
     vcpus: Vec<VcpuPages>,
     report: GuardedReport,
     correction: Correction,
-    /// How far the last page stood from the line, in ns, ahead or behind.
+    /// How far the latest page stood from the line, in ns, ahead or behind, and its
+    /// TSC: another vCPU may show an earlier one after it.
     stands_ns: i64,
+    stands_at: u64,
 }
 
 /// The watch over KVM's pages; idle while the pages are ours.
@@ -103,6 +105,7 @@ impl Guarded {
                 report,
                 correction: Correction::default(),
                 stands_ns: 0,
+                stands_at: 0,
             }),
         }
     }
@@ -264,7 +267,7 @@ impl Guarded {
     /// on it must not move.
     pub fn after_exit(&self, vcpu: u32, memory: &GuestRam, vm: &VmFd) -> bool {
         let mut state = self.lock();
-        let State { vcpus, report, correction, stands_ns } = &mut *state;
+        let State { vcpus, report, correction, stands_ns, stands_at } = &mut *state;
         let Some(found) = pages_of(vcpus, vcpu).and_then(|pages| changed(pages, memory)) else {
             return false;
         };
@@ -284,13 +287,15 @@ impl Guarded {
         let (line, adopted) = self.clock.adopt(published);
         let expected_ns = line.system_time_ns(found.tsc_timestamp);
         report.deviation_ns = found.system_time.abs_diff(expected_ns);
-        let stood_ns = *stands_ns;
-        *stands_ns = found.system_time.wrapping_sub(expected_ns).cast_signed();
-        // A page of the same line, taken elsewhere on it, is rounded by up to a ns.
-        let jump_ns = stands_ns.abs_diff(stood_ns);
-        if jump_ns > 1 {
-            report.jumps += 1;
-            report.largest_jump_ns = report.largest_jump_ns.max(jump_ns);
+        if found.tsc_timestamp >= *stands_at {
+            let now_ns = found.system_time.wrapping_sub(expected_ns).cast_signed();
+            // Pages of one line, at different places of it, are rounded by up to a ns.
+            let jump_ns = now_ns.abs_diff(*stands_ns);
+            if jump_ns > 1 {
+                report.jumps += 1;
+                report.largest_jump_ns = report.largest_jump_ns.max(jump_ns);
+            }
+            (*stands_ns, *stands_at) = (now_ns, found.tsc_timestamp);
         }
         report.max_deviation_ns = report.max_deviation_ns.max(report.deviation_ns);
         if report.deviation_ns <= CORRECT_BEYOND_NS {
