@@ -166,6 +166,8 @@ impl Machine {
             xen_version: config.xen_version,
         };
         let control = Control::new(Arc::clone(&shared), Arc::clone(&clock), facts);
+        let clocks = Arc::clone(&clock_service);
+        control.set_clock_reader(Box::new(move || clocks.metrics()));
         Ok(Self {
             shared,
             control: Arc::new(control),
