@@ -13,6 +13,7 @@ mod hypercall;
 mod kick;
 mod offload;
 mod page_walk;
+mod pairs;
 mod platform;
 mod prime;
 mod probe;
@@ -22,7 +23,7 @@ mod timers;
 mod vcpu_start;
 mod vm;
 
-pub use clock::{GuestTsc, KvmClock, OffsetError};
+pub use clock::{GuestTsc, KvmClock, OffsetError, UtcLine};
 pub use cpuid::guest_cpuid;
 pub use guarded::{Guarded, GuardedReport};
 pub use hypercall::{
@@ -31,6 +32,7 @@ pub use hypercall::{
 };
 pub use kick::VcpuKicker;
 pub use page_walk::Paging;
+pub use pairs::kvm_pairs;
 pub use platform::{
     ConsoleSink, EntryError, KvmPlatform, MachineServices, PageBacker, PageReleaser,
 };

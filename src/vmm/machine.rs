@@ -12,6 +12,7 @@ use xen_abi::errno::Errno;
 
 use super::acpi;
 use super::boot::{PVH_MSRS, pvh_regs, pvh_sregs};
+use super::clock_service::{ClockService, ClockSettings, MachineGuest, VmClockPlace};
 use super::config::{Console, MachineConfig, MachineError, host};
 use super::control::{Control, Facts};
 use super::devices::PortDevices;
@@ -22,12 +23,13 @@ use super::memory::{CONSOLE_PFN, PAGE_SIZE};
 use super::output::{ConsoleOutput, ConsoleWriter};
 use super::pause::Pause;
 use super::vcpu::{self, Shared};
+use super::vmclock_device::{self, GENERATION_GPA, VMCLOCK_GPA};
 use crate::clock::SystemTimeLine;
 use crate::host::read_realtime;
 use crate::kvm::{
     Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
     MachineServices, PageBacker, PageReleaser, XenVm, XenVmConfig, add_memory, guest_cpuid,
-    intercepted_stub, release_pages, share_registers,
+    intercepted_stub, kvm_pairs, release_pages, share_registers,
 };
 use crate::pages::GuestRamHandle;
 use crate::xen::{Clock, Domain, DomainConfig, HypercallStubs, MAX_VCPUS, StubKind, cpuid};
@@ -60,6 +62,7 @@ pub struct Machine {
     control: Arc<Control>,
     vcpus: Vec<VcpuFd>,
     clock: Arc<KvmClock>,
+    clock_service: Arc<ClockService>,
     hypercalls: HypercallMode,
     rewritten_sites: usize,
     input: bool,
@@ -125,7 +128,7 @@ impl Machine {
         let domain_config = domain_config(config, &vm, &boot);
         let domain = Arc::new(Domain::new(
             domain_config.clone(),
-            memory,
+            memory.clone(),
             Arc::clone(&vm.clock) as Arc<dyn Clock>,
             Arc::clone(&platform) as Arc<dyn crate::xen::Platform>,
         )?);
@@ -142,6 +145,7 @@ impl Machine {
         })?;
         let devices = PortDevices::new(line, to(Console::Serial), to(Console::Hvc));
         platform.guarded().before_run(&vm.vm);
+        let clock_service = clock_service(config.vmclock, &vm, &domain, &platform, memory)?;
         platform.start(&domain).map_err(host("the timer thread"))?;
         let XenVm { vm, vcpus, clock, .. } = vm;
         let by_port = StubKind::PortIo(vcpu::HYPERCALL_PORT);
@@ -162,11 +166,14 @@ impl Machine {
             xen_version: config.xen_version,
         };
         let control = Control::new(Arc::clone(&shared), Arc::clone(&clock), facts);
+        let clocks = Arc::clone(&clock_service);
+        control.set_clock_reader(Box::new(move || clocks.metrics()));
         Ok(Self {
             shared,
             control: Arc::new(control),
             vcpus,
             clock,
+            clock_service,
             hypercalls,
             rewritten_sites,
             input: config.input,
@@ -180,6 +187,7 @@ impl Machine {
     /// # Errors
     /// Where a thread can not be made; the guest then has not run.
     pub fn run(self) -> Result<MachineReport, MachineError> {
+        self.clock_service.start().map_err(host("the clock thread"))?;
         let mut threads = Vec::new();
         for (id, fd) in (0u32..).zip(self.vcpus) {
             let shared = Arc::clone(&self.shared);
@@ -191,6 +199,7 @@ impl Machine {
                 Err(error) => {
                     self.shared.end(ExitReason::Failed(error.to_string()));
                     threads.into_iter().for_each(|thread| drop(thread.join()));
+                    self.clock_service.stop();
                     return Err(host("a vCPU thread")(error));
                 }
             }
@@ -210,6 +219,7 @@ impl Machine {
                 tracing::error!("a vCPU thread panicked");
             }
         }
+        self.clock_service.stop();
         self.shared.platform.stop();
         self.writers.into_iter().for_each(ConsoleWriter::finish);
         Ok(MachineReport {
@@ -234,10 +244,52 @@ impl Machine {
         Arc::clone(&self.control)
     }
 
+    /// The guest's clocks, for whoever watches them while it runs.
+    pub fn clock_service(&self) -> Arc<ClockService> {
+        Arc::clone(&self.clock_service)
+    }
+
     /// The guest, for whoever watches it while it runs.
     pub fn domain(&self) -> Arc<Domain> {
         Arc::clone(&self.shared.domain)
     }
+}
+
+/// What keeps the guest's clocks; its VMClock page, if it has one, is published.
+fn clock_service(
+    vmclock: bool,
+    vm: &XenVm,
+    domain: &Arc<Domain>,
+    platform: &Arc<KvmPlatform>,
+    memory: GuestRamHandle,
+) -> Result<Arc<ClockService>, MachineError> {
+    let bells = if vmclock {
+        Some(vmclock_device::connect(&vm.vm).map_err(host("the VMClock's interrupts"))?)
+    } else {
+        None
+    };
+    let place = vmclock.then(|| VmClockPlace {
+        memory,
+        gpa: VMCLOCK_GPA,
+        generation_gpa: GENERATION_GPA,
+        generation_id: random_uuid(),
+    });
+    let guest = MachineGuest { domain: Arc::clone(domain), clock: Arc::clone(&vm.clock), bells };
+    let pairs = kvm_pairs(Arc::clone(&vm.vm));
+    let service = ClockService::new(
+        ClockSettings::default(),
+        &vm.clock,
+        guest,
+        Some(Box::new(pairs)),
+        place,
+    )?;
+    let platform = Arc::downgrade(platform);
+    Ok(Arc::new(service.with_guarded(move || {
+        platform.upgrade().map_or((0, 0, 0), |platform| {
+            let report = platform.guarded().report();
+            (report.rewrites, report.jumps, report.largest_jump_ns)
+        })
+    })))
 }
 
 /// Reads the wallclock page as the guest would, and compares it with the host.

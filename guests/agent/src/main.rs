@@ -5,7 +5,9 @@
 //! the kernel command line: `agent.seconds=N` (default 1) to watch the clocks,
 //! `agent.mode=poweroff|reboot|crash|shell` (default poweroff) to end,
 //! `agent.check=1` for all that `kvm-xen check` judges: sleeps, interrupts, CPU
-//! hotplug. What the kernel lacks for a check is a line `missing check=…`.
+//! hotplug. What the kernel lacks for a check is a line `missing check=…`. With the
+//! feature `vmclock`, `agent.vmclock=N` reads /dev/vmclock0 and /dev/ptp0 for N
+//! seconds.
 //!
 //! Run as anything but process 1 it only reports, and changes nothing.
 
@@ -16,6 +18,8 @@ mod interrupts;
 mod ipis;
 mod sleeps;
 mod system;
+#[cfg(feature = "vmclock")]
+mod vmclock;
 mod watch;
 
 use std::process::ExitCode;
@@ -48,6 +52,10 @@ fn main() -> ExitCode {
 
     report_system(&mut console, &cmdline);
     report_clocks(&mut console, Duration::from_secs(seconds));
+    #[cfg(feature = "vmclock")]
+    if let Some(seconds) = parameter("agent.vmclock").and_then(|text| text.parse().ok()) {
+        vmclock::report(&mut console, Duration::from_secs(seconds));
+    }
     if parameter("agent.check") == Some("1") {
         check::report(&mut console, first_process);
     }
