@@ -1,6 +1,6 @@
 //! From a hypercall's number to its handler: Xen 4.17's table for HVM guests.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod unknown;
 
 use xen_abi::errno::Errno;
 use xen_abi::hypercall::{
@@ -17,18 +17,7 @@ use super::{
 };
 use crate::pages::Width;
 
-/// The hypercall numbers that were refused already, so that each is told of
-/// once. All numbers from 63 on share the last bit.
-#[derive(Debug, Default)]
-pub(super) struct UnknownCalls(AtomicU64);
-
-impl UnknownCalls {
-    fn is_new(&self, number: u64) -> bool {
-        let bit = 1 << number.min(63);
-        self.0.load(Ordering::Relaxed) & bit == 0
-            && self.0.fetch_or(bit, Ordering::Relaxed) & bit == 0
-    }
-}
+pub(super) use unknown::UnknownCalls;
 
 impl Domain {
     /// Serves a hypercall of `vcpu`, on that vCPU's thread.
@@ -56,7 +45,12 @@ pub(super) fn serve(call: &mut Call, number: u64, args: &[u64; 6]) -> Outcome {
         HYPERVISOR_MULTICALL => multicall::op(call, args[0], low(args[1])),
         _ => value(call, number, args).map(Outcome::Return),
     };
-    let outcome = outcome.unwrap_or_else(|error| Outcome::Return(error.to_return()));
+    let outcome = outcome.unwrap_or_else(|error| {
+        if error == Errno::ENOSYS {
+            call.domain.unknown_calls.tell(number, args[0]);
+        }
+        Outcome::Return(error.to_return())
+    });
     tracing::trace!(vcpu = call.vcpu, number, ?args, ?outcome, "hypercall");
     outcome
 }
@@ -88,12 +82,7 @@ fn value(call: &mut Call, number: u64, &[a, b, c, d, ..]: &[u64; 6]) -> Reply {
         // PMU virtualization serves guests without a LAPIC.
         HYPERVISOR_XENPMU_OP => Err(Errno::EOPNOTSUPP),
         // Not in the table, or there without anything behind it (xsm_op, argo).
-        _ => {
-            if call.domain.unknown_calls.is_new(number) {
-                tracing::debug!(number, "hypercall that HVM guests do not have");
-            }
-            Err(Errno::ENOSYS)
-        }
+        _ => Err(Errno::ENOSYS),
     }
 }
 

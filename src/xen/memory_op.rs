@@ -25,10 +25,15 @@ const PAGE_SIZE: usize = 4096;
 /// A 32-bit guest's all-ones frame is widened with zeroes and is none.
 const INVALID_GFN: u64 = u64::MAX;
 
+/// The operation that `cmd` names.
+pub(super) fn sub_op(cmd: u64) -> u64 {
+    cmd & ((1 << CMD_BITS) - 1)
+}
+
 /// Serves `cmd`, an `unsigned long`, with its argument at `arg`.
 pub(super) fn op(call: &mut Call, cmd: u64, arg: u64) -> Reply {
     let start = cmd >> CMD_BITS;
-    let Ok(sub_op) = u32::try_from(cmd & ((1 << CMD_BITS) - 1)) else { return Err(Errno::ENOSYS) };
+    let Ok(sub_op) = u32::try_from(sub_op(cmd)) else { return Err(Errno::ENOSYS) };
     match sub_op {
         XENMEM_INCREASE_RESERVATION | XENMEM_DECREASE_RESERVATION | XENMEM_POPULATE_PHYSMAP => {
             reservation::adjust(call, sub_op, start, arg)

@@ -7,7 +7,6 @@ use super::{Call, Reply};
 
 /// Answers every command as Xen answers a domain that has no pirqs and is not
 /// the hardware domain: the argument is not even looked at.
-pub(super) fn op(_call: &mut Call, cmd: u64, _arg: u64) -> Reply {
-    tracing::trace!(cmd, "physdev_op refused: no pirqs");
+pub(super) fn op(_call: &mut Call, _cmd: u64, _arg: u64) -> Reply {
     Err(Errno::ENOSYS)
 }

@@ -1,6 +1,9 @@
 //! The table of hypercalls and the widths of registers.
 
 mod hostile;
+mod unknown;
+
+use std::sync::atomic::Ordering;
 
 use vm_memory::{Bytes, GuestAddress};
 use xen_abi::hypercall::*;
@@ -56,18 +59,6 @@ fn numbers_that_hvm_guests_have_not_got() {
             assert_eq!(call(&domain, width, number, &[ARG]), Err(Errno::ENOSYS), "{number}");
         }
     }
-}
-
-#[test]
-fn unknown_numbers_are_told_of_once() {
-    let seen = UnknownCalls::default();
-    for number in [0, 1, 62, 63] {
-        assert!(seen.is_new(number), "{number}");
-        assert!(!seen.is_new(number), "{number}");
-    }
-    // All from 63 on are one.
-    assert!(!seen.is_new(64));
-    assert!(!seen.is_new(u64::MAX));
 }
 
 #[test]
@@ -164,27 +155,33 @@ fn a_32_bit_deadline_comes_in_two_registers() {
 
 #[test]
 fn assists() {
-    let (domain, ..) = domain(1);
     let table = [
         (0, 5, Ok(0), 1 << 5),
         (0, 5, Ok(0), 1 << 5),
         (2, 5, Err(Errno::ENOSYS), 1 << 5),
+        (u64::MAX, 5, Err(Errno::ENOSYS), 1 << 5),
         (2, 4, Err(Errno::EINVAL), 1 << 5),
         (0, 0, Err(Errno::EINVAL), 1 << 5),
+        (0, 31, Err(Errno::EINVAL), 1 << 5),
         (0, 32, Err(Errno::EINVAL), 1 << 5),
         (0, 37, Err(Errno::EINVAL), 1 << 5),
         (0, 64, Err(Errno::EINVAL), 1 << 5),
         (0, 69, Err(Errno::EINVAL), 1 << 5),
         (0, u64::MAX, Err(Errno::EINVAL), 1 << 5),
+        (1, 4, Err(Errno::EINVAL), 1 << 5),
+        (1, 5, Ok(0), 0),
         (1, 5, Ok(0), 0),
         // Both arguments are unsigned ints.
         (1 << 32, 1 << 32 | 5, Ok(0), 1 << 5),
         (1, 5, Ok(0), 0),
     ];
-    for (step, (cmd, kind, expected, flags)) in table.into_iter().enumerate() {
-        let got = call(&domain, Width::Bits64, HYPERVISOR_VM_ASSIST, &[cmd, kind]);
-        assert_eq!(got, expected, "step {step}");
-        assert_eq!(domain.vm_assist.load(Ordering::SeqCst), flags, "step {step}");
+    for width in WIDTHS {
+        let (domain, ..) = domain(1);
+        for (step, &(cmd, kind, expected, flags)) in table.iter().enumerate() {
+            let got = call(&domain, width, HYPERVISOR_VM_ASSIST, &[cmd, kind]);
+            assert_eq!(got, expected, "step {step} {width:?}");
+            assert_eq!(domain.vm_assist.load(Ordering::SeqCst), flags, "step {step} {width:?}");
+        }
     }
 }
 
