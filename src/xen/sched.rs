@@ -129,7 +129,6 @@ fn poll(call: &mut Call<'_>, arg: u64) -> Result<Outcome, Errno> {
     }
     let domain = call.domain;
     let state = domain.vcpu(call.vcpu).ok_or(Errno::ENOENT)?;
-    let limit = domain.events.valid_ports();
     domain.set_polling(call.vcpu, Waiting::AnyPort);
     let mut ready = state.upcall_raised.load(Ordering::SeqCst);
     let mut last = 0;
@@ -141,7 +140,7 @@ fn poll(call: &mut Call<'_>, arg: u64) -> Result<Outcome, Errno> {
             .checked_add(index * 4)
             .ok_or(Errno::EFAULT)
             .and_then(|at| call.read::<u32>(at))
-            .and_then(|port| if port < limit { Ok(port) } else { Err(Errno::EINVAL) });
+            .and_then(|port| domain.events.is_bound(port).then_some(port).ok_or(Errno::EINVAL));
         match port {
             Ok(port) => {
                 last = port;

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use xen_abi::event_channel::{EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PRIORITY_DEFAULT};
 
+use super::EventChannels;
+
 /// Xen makes ports in buckets of a page; one beyond the last bucket does not
 /// exist, and every operation on it answers `EINVAL`.
 const BUCKET: u32 = 64;
@@ -87,6 +89,14 @@ impl Channel {
             _ => return Self::FREE,
         };
         Self { vcpu: u32::from(u16::from_le_bytes([vcpu_low, vcpu_high])), priority, state }
+    }
+}
+
+impl EventChannels {
+    /// Whether `port` is bound to anything. Free ports, port 0 and those that do
+    /// not exist can not be polled.
+    pub(in crate::xen) fn is_bound(&self, port: u32) -> bool {
+        self.ports.get(port).is_usable()
     }
 }
 
