@@ -49,7 +49,8 @@ pub(super) struct FakePlatform {
     pub asked: Mutex<Asked>,
     /// Answers `area_placed` with KVM as the owner.
     pub kvm_owns: AtomicBool,
-    /// Refuses `area_placed`, `shared_info_placed` and `callback_via`.
+    /// Refuses all that it may: `area_placed`, `shared_info_placed` and
+    /// `callback_via` with `EINVAL`, `leave_two_levels`, `raise_nmi`.
     pub refuses: AtomicBool,
     /// Says that it delivers events by itself.
     pub delivers: AtomicBool,
@@ -57,7 +58,11 @@ pub(super) struct FakePlatform {
 
 impl FakePlatform {
     fn refusal(&self) -> Result<(), Errno> {
-        if self.refuses.load(Ordering::SeqCst) { Err(Errno::EINVAL) } else { Ok(()) }
+        self.refusal_as(Errno::EINVAL)
+    }
+
+    fn refusal_as(&self, errno: Errno) -> Result<(), Errno> {
+        if self.refuses.load(Ordering::SeqCst) { Err(errno) } else { Ok(()) }
     }
 
     /// What was asked since the last call.
@@ -113,6 +118,10 @@ impl Platform for FakePlatform {
         Ok(())
     }
 
+    fn leave_two_levels(&self) -> Result<(), Errno> {
+        self.refusal_as(Errno::EOPNOTSUPP)
+    }
+
     fn callback_via(&self, via: CallbackVia) -> Result<(), Errno> {
         self.refusal()?;
         lock(&self.asked).via = Some(via);
@@ -134,6 +143,7 @@ impl Platform for FakePlatform {
     }
 
     fn raise_nmi(&self, vcpu: u32) -> Result<(), Errno> {
+        self.refusal_as(Errno::ENOSYS)?;
         lock(&self.asked).nmis.push(vcpu);
         Ok(())
     }

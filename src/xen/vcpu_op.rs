@@ -136,9 +136,9 @@ fn set_singleshot(call: &mut Call<'_>, vcpu: u32, arg: u64) -> Reply {
     Ok(0)
 }
 
-/// `VCPUOP_register_vcpu_info`: `EINVAL` for an area that is misaligned, crosses
-/// its page or is not RAM, for a second registration, and for another vCPU that
-/// is up.
+/// `VCPUOP_register_vcpu_info`: `ENXIO` for an area that is misaligned or crosses
+/// its page; `EINVAL` for one that is not RAM, for a second registration, and for
+/// another vCPU that is up.
 fn register_vcpu_info(call: &mut Call<'_>, vcpu: u32, arg: u64) -> Reply {
     let args: VcpuRegisterVcpuInfo = call.read(arg)?;
     let domain = call.domain;
@@ -148,7 +148,7 @@ fn register_vcpu_info(call: &mut Call<'_>, vcpu: u32, arg: u64) -> Reply {
         Width::Bits32 => 4,
     };
     if !offset.is_multiple_of(align) || offset > PAGE_SIZE - VCPU_INFO_SIZE {
-        return Err(Errno::EINVAL);
+        return Err(Errno::ENXIO);
     }
     let up = domain.vcpu(vcpu).is_some_and(|state| state.up.load(Ordering::Relaxed));
     if vcpu != call.vcpu && up {
