@@ -21,6 +21,7 @@ mod fifo;
 mod lost_events;
 mod lost_fifo;
 mod random;
+mod tables;
 
 const ARG: u64 = 0x1000;
 const OWN: u16 = 7;
