@@ -19,7 +19,7 @@ use super::devices::PortDevices;
 use super::exit::{ExitLatch, ExitReason};
 use super::input::{self, RawTerminal};
 use super::load::{Loaded, check_cpus, load, make_memory, rewrite_hypercalls};
-use super::memory::{CONSOLE_PFN, PAGE_SIZE};
+use super::memory::{CONSOLE_PFN, PAGE_SIZE, XENSTORE_PFN};
 use super::output::{ConsoleOutput, ConsoleWriter};
 use super::pause::Pause;
 use super::vcpu::{self, Shared};
@@ -33,6 +33,9 @@ use crate::kvm::{
 };
 use crate::pages::GuestRamHandle;
 use crate::xen::{Clock, Domain, DomainConfig, HypercallStubs, MAX_VCPUS, StubKind, cpuid};
+
+/// What the store calls the guest.
+const GUEST_NAME: &str = "guest";
 
 /// What is known of a machine after its end.
 #[derive(Clone, Debug)]
@@ -134,6 +137,10 @@ impl Machine {
         )?);
         domain.attach_console().map_err(|errno| MachineError::Host {
             what: "the console's event channel",
+            error: std::io::Error::from_raw_os_error(errno.0),
+        })?;
+        domain.attach_xenstore(GUEST_NAME).map_err(|errno| MachineError::Host {
+            what: "the store",
             error: std::io::Error::from_raw_os_error(errno.0),
         })?;
         set_up_vcpus(&kvm, &vm, &domain_config, &boot)?;
@@ -311,6 +318,7 @@ fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainCon
         upcall_vector: config.upcall_vector.unwrap_or(config.clock != ClockMode::Guarded),
         host_tsc_khz: vm.tsc_khz,
         console_page: Some(GuestAddress(CONSOLE_PFN * PAGE_SIZE)),
+        store_page: Some(GuestAddress(XENSTORE_PFN * PAGE_SIZE)),
     }
 }
 

@@ -6,7 +6,7 @@
 //! events, at most two, in the order of their numbers. Nobody takes `layout`
 //! twice, and nobody sleeps holding a lock. Delivering an event takes `layout`
 //! shared; only placing a page and changing the ABI of events take it
-//! exclusively.
+//! exclusively. `Xenstore`'s lock is taken with no other, and no other within it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -19,7 +19,7 @@ use super::physmap::Physmap;
 use super::sched::{Shutdown, Watchdogs};
 use super::shared_info::{Layout, PrivatePage};
 use super::vcpu::Vcpu;
-use super::{Clock, Console, GrantTable, HvmParams, Platform, RunState};
+use super::{Clock, Console, GrantTable, HvmParams, Platform, RunState, Xenstore};
 use crate::pages::GuestRamHandle;
 
 /// The most vCPUs of one domain, as of an HVM guest of Xen.
@@ -65,6 +65,8 @@ pub struct DomainConfig {
     pub host_tsc_khz: u32,
     /// Page of the console ring, if the guest has a PV console.
     pub console_page: Option<GuestAddress>,
+    /// Page of the store's ring, if the guest has a store.
+    pub store_page: Option<GuestAddress>,
 }
 
 /// Why a domain could not be made.
@@ -104,6 +106,7 @@ pub struct Domain {
     pub(super) params: HvmParams,
     pub(super) grants: GrantTable,
     pub(super) console: Console,
+    pub(super) xenstore: Xenstore,
     pub(super) physmap: Physmap,
     pub(super) unknown_calls: UnknownCalls,
 }
@@ -139,6 +142,7 @@ impl Domain {
             params: HvmParams::new(&config),
             grants: GrantTable::new(&config),
             console: Console::new(config.console_page),
+            xenstore: Xenstore::new(config.domain_id, config.store_page),
             physmap: Physmap::new(&config),
             unknown_calls: UnknownCalls::default(),
             config,
@@ -177,6 +181,9 @@ impl Domain {
             if requests & REQUEST_CLOCK != 0 {
                 self.publish_clock_pages(vcpu);
             }
+        }
+        if vcpu == 0 {
+            self.finish_xenstore();
         }
         if vcpu == 0 && self.gsi_asserted.load(Ordering::Relaxed) {
             self.update_callback_gsi();

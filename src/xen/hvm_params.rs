@@ -36,12 +36,15 @@ pub struct HvmParams {
 
 impl HvmParams {
     /// Parameters as a toolstack leaves them at boot: the console's page where
-    /// there is one, no store.
+    /// there is one, and the store's.
     #[must_use]
     pub fn new(config: &DomainConfig) -> Self {
         let params = Self { values: [const { AtomicU64::new(0) }; COUNT] };
         if let Some(page) = config.console_page {
             params.set(HVM_PARAM_CONSOLE_PFN, page.0 >> PAGE_SHIFT);
+        }
+        if let Some(page) = config.store_page {
+            params.set(HVM_PARAM_STORE_PFN, page.0 >> PAGE_SHIFT);
         }
         params
     }

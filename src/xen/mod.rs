@@ -41,6 +41,7 @@ mod vcpu_power;
 mod vcpu_start;
 mod version;
 mod vm_assist;
+mod xenstore;
 
 pub use call::{Call, Hypercall, Outcome, Reply};
 pub use console::Console;
@@ -52,3 +53,7 @@ pub use hypercall_page::{HypercallStubs, StubKind};
 pub use platform::{CallbackVia, CallingVcpu, Clock, PageOwner, Platform, VcpuArea};
 pub use runstate::{RunState, Spent};
 pub use vcpu_start::{StartLimits, StartSegment, VcpuStart};
+pub use xenstore::{
+    StoreChangeState, StoreNodeState, StorePerm, StoreStateError, StoreTouchedState,
+    StoreTransactionState, StoreWatchState, Xenstore, XenstoreState,
+};

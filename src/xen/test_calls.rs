@@ -24,6 +24,7 @@ pub(super) fn full_config() -> DomainConfig {
             entry(HIGH_RAM, HIGH_RAM_SIZE, 1),
         ],
         console_page: Some(vm_memory::GuestAddress(0x4000)),
+        store_page: None,
         ..config(2)
     }
 }

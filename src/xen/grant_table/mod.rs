@@ -19,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vm_memory::GuestAddress;
 use xen_abi::errno::Errno;
-use xen_abi::grant_table::{GNTTAB_RESERVED_CONSOLE, GTF_PERMIT_ACCESS};
+use xen_abi::grant_table::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, GTF_PERMIT_ACCESS};
 
 use super::DomainConfig;
 use super::physmap::Special;
@@ -42,17 +42,22 @@ pub struct GrantTable {
 }
 
 impl GrantTable {
-    /// A table of one frame, version 1. Its console entry already lets domain 0
-    /// reach the console's page, as a toolstack leaves it.
+    /// A table of one frame, version 1. Its first entries already let domain
+    /// 0 reach the pages of console and store, as a toolstack leaves them.
     #[must_use]
     pub fn new(config: &DomainConfig) -> Self {
         let mut table = Table::new();
-        let frame = config.console_page.and_then(|page| u32::try_from(page.0 >> 12).ok());
-        if let Some(frame) = frame {
-            let nowhere = GuestRam::new();
-            let console = GNTTAB_RESERVED_CONSOLE;
-            table.set_word(&nowhere, console, 0, GTF_PERMIT_ACCESS.into());
-            table.set_word(&nowhere, console, 1, frame);
+        let reserved = [
+            (GNTTAB_RESERVED_CONSOLE, config.console_page),
+            (GNTTAB_RESERVED_XENSTORE, config.store_page),
+        ];
+        for (entry, page) in reserved {
+            let frame = page.and_then(|page| u32::try_from(page.0 >> 12).ok());
+            if let Some(frame) = frame {
+                let nowhere = GuestRam::new();
+                table.set_word(&nowhere, entry, 0, GTF_PERMIT_ACCESS.into());
+                table.set_word(&nowhere, entry, 1, frame);
+            }
         }
         Self { table: Mutex::new(table) }
     }
