@@ -191,7 +191,9 @@ fn tree_of(state: &XenstoreState) -> Result<Tree, StoreStateError> {
         state.nodes.iter().map(|node| (node.path.clone(), node_of(node))).collect();
     for node in &state.nodes {
         let wrong = || StoreStateError::Node(node.path.clone());
-        if node.perms.is_empty() || super::path::canonical("", node.path.as_bytes()).is_err() {
+        if node.perms.is_empty()
+            || super::path::canonical("", node.path.as_bytes()) != Ok(node.path.clone())
+        {
             return Err(wrong());
         }
         if let Some(parent) = super::path::parent(&node.path) {
