@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::clock::args::ClockCommandArgs;
 use crate::kvm::{ClockMode, KVM_DEVICE, KvmFeature};
+use crate::xen::Resumed;
 
 /// Run unmodified Xen guests on KVM, with an exact clock
 #[derive(Debug, Parser)]
@@ -117,6 +118,22 @@ pub struct RunArgs {
     /// Serve HTTP and JSON on a Unix socket here: status, clock, metrics, pause, resume
     #[arg(long, value_name = "PATH")]
     pub api_socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub suspend: SuspendArgs,
+}
+
+/// A guest that is suspended and resumed by the clock, for tests.
+#[derive(Args, Clone, Debug)]
+pub struct SuspendArgs {
+    /// Ask the guest to suspend itself once it can; repeat after so many seconds
+    #[arg(long, hide = true, value_name = "S")]
+    pub suspend_after: Option<u64>,
+    /// Resume it after so many seconds, one number for each time
+    #[arg(long, hide = true, value_name = "S,…", value_delimiter = ',', default_value = "3")]
+    pub resume_after: Vec<u64>,
+    /// How it goes on: as if the suspension was cancelled, or anew
+    #[arg(long, hide = true, value_enum, default_value_t = ResumeArg::Anew)]
+    pub resume_as: ResumeArg,
 }
 
 #[derive(Args, Debug)]
@@ -269,6 +286,21 @@ impl From<FeatureArg> for KvmFeature {
         match arg {
             FeatureArg::KvmXen => Self::Xen,
             FeatureArg::Synic => Self::Synic,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ResumeArg {
+    Cancelled,
+    Anew,
+}
+
+impl From<ResumeArg> for Resumed {
+    fn from(arg: ResumeArg) -> Self {
+        match arg {
+            ResumeArg::Cancelled => Self::Cancelled,
+            ResumeArg::Anew => Self::Anew,
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use super::args::{ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SwitchArg};
+use super::args::{
+    ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SuspendArgs, SwitchArg,
+};
 use super::check::CheckError;
 use super::clock::ClockError;
 use crate::kvm::{HypercallMode, ProbeError};
@@ -14,6 +17,7 @@ use crate::vmm::config::{Console, Initrd, Kernel, MachineConfig, MachineError};
 use crate::vmm::exit::ExitReason;
 use crate::vmm::machine::Machine;
 use crate::vmm::memory::{MemorySizeError, parse_memory_size};
+use crate::vmm::suspend::{SuspendError, Suspender};
 
 /// Anything that ends the program with one line.
 #[derive(Debug, thiserror::Error)]
@@ -132,12 +136,58 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
             machine.rewritten_sites()
         ));
     }
+    if args.suspend.suspend_after.is_some() {
+        suspend_by_clock(machine.suspender(), args.suspend.clone())?;
+    }
     let report = machine.run()?;
     drop(server);
     if !matches!(report.exit, ExitReason::Poweroff | ExitReason::Reboot) {
         super::complain(&report.exit);
     }
     Ok(ExitCode::from(report.exit.status()))
+}
+
+/// Suspends and resumes the guest from a thread of its own, and says what the
+/// gap was in the guest's system time. It ends with the process.
+fn suspend_by_clock(suspender: Suspender, args: SuspendArgs) -> Result<(), CliError> {
+    let work = move || {
+        for (number, seconds) in (1..).zip(&args.resume_after) {
+            match suspend_once(&suspender, &args, *seconds) {
+                Ok(line) => super::complain(format_args!("suspend number={number} {line}")),
+                Err(error) => {
+                    super::complain(format_args!("suspend number={number} failed: {error}"));
+                    return;
+                }
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("suspend".to_owned()).spawn(work);
+    thread.map(drop).map_err(|error| {
+        CliError::Machine(MachineError::Host { what: "the thread that suspends", error })
+    })
+}
+
+fn suspend_once(
+    suspender: &Suspender,
+    args: &SuspendArgs,
+    seconds: u64,
+) -> Result<String, SuspendError> {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const RETRY: Duration = Duration::from_millis(20);
+    let begun = Instant::now();
+    while !suspender.may_be_asked() && begun.elapsed() < PATIENCE {
+        std::thread::sleep(RETRY);
+    }
+    std::thread::sleep(Duration::from_secs(args.suspend_after.unwrap_or(0)));
+    suspender.request_suspend()?;
+    let asked = Instant::now();
+    suspender.wait_suspended(PATIENCE)?;
+    let took = asked.elapsed();
+    let before_ns = suspender.system_time_ns();
+    std::thread::sleep(Duration::from_secs(seconds));
+    suspender.resume(args.resume_as.into())?;
+    let gap_ns = suspender.system_time_ns().saturating_sub(before_ns);
+    Ok(format!("took_ms={} gap_ns={gap_ns}", took.as_millis()))
 }
 
 fn split_module(text: &str) -> (PathBuf, String) {

@@ -22,6 +22,7 @@ use super::load::{Loaded, check_cpus, load, make_memory, rewrite_hypercalls};
 use super::memory::{CONSOLE_PFN, PAGE_SIZE, XENSTORE_PFN};
 use super::output::{ConsoleOutput, ConsoleWriter};
 use super::pause::Pause;
+use super::suspend::{SuspendGate, Suspender};
 use super::vcpu::{self, Shared};
 use super::vmclock_device::{self, GENERATION_GPA, VMCLOCK_GPA};
 use crate::clock::SystemTimeLine;
@@ -165,7 +166,9 @@ impl Machine {
         tracing::debug!("ready to run");
         let exit = ExitLatch::default();
         let pause = Arc::new(Pause::new(config.cpus));
-        let shared = Arc::new(Shared { domain, platform, vm, stubs, devices, exit, pause });
+        let suspend = SuspendGate::default();
+        let shared =
+            Arc::new(Shared { domain, platform, vm, stubs, devices, exit, pause, suspend });
         let facts = Facts {
             vcpus: config.cpus,
             memory_bytes: config.memory,
@@ -254,6 +257,12 @@ impl Machine {
     /// The guest's clocks, for whoever watches them while it runs.
     pub fn clock_service(&self) -> Arc<ClockService> {
         Arc::clone(&self.clock_service)
+    }
+
+    /// Suspends and resumes the guest while it runs. From now on a guest that
+    /// suspends itself stands still, and the machine with it.
+    pub fn suspender(&self) -> Suspender {
+        Suspender::new(&self.shared)
     }
 
     /// The guest, for whoever watches it while it runs.

@@ -21,5 +21,6 @@ pub mod memory;
 pub mod output;
 pub mod pause;
 mod power;
+pub mod suspend;
 pub mod vcpu;
 pub mod vmclock_device;

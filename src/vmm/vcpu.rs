@@ -14,6 +14,7 @@ use super::devices::{PortDevices, PortEffect};
 use super::exit::{ExitLatch, ExitReason};
 use super::pause::Pause;
 use super::power::Power;
+use super::suspend::SuspendGate;
 use crate::kvm::{
     HYPERCALL_MSR, HypercallExit, KvmPlatform, PortIoStub, RunMeter, VcpuAccess, accept_msr,
     paging, width,
@@ -42,6 +43,8 @@ pub struct Shared {
     pub exit: ExitLatch,
     /// Where vCPUs stand while somebody holds the machine.
     pub pause: Arc<Pause>,
+    /// Where it stands still while the guest is suspended.
+    pub suspend: SuspendGate,
 }
 
 impl Shared {
@@ -49,6 +52,7 @@ impl Shared {
     pub fn end(&self, reason: ExitReason) {
         self.exit.end(reason);
         self.pause.end();
+        self.suspend.release();
         self.kick_all();
     }
 
@@ -100,6 +104,12 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
         shared.domain.before_entry(id);
         // Set by what no hypercall of this vCPU did: a watchdog, the last down.
         if let Some(reason) = shared.domain.shutdown_reason() {
+            if reason == SHUTDOWN_SUSPEND && shared.suspend.is_attended() {
+                shared.suspend.park(id, shared);
+                // Time that stood still was neither stolen nor slept.
+                let _ = meter.since_last(shared.platform.system_time_ns(), true);
+                continue;
+            }
             shared.end(reason_of(reason));
             break;
         }
@@ -281,6 +291,10 @@ fn hypercall(
                 }
             }
             0
+        }
+        Outcome::Shutdown(SHUTDOWN_SUSPEND) if shared.suspend.is_attended() => {
+            waited = true;
+            shared.suspend.park(id, shared)
         }
         Outcome::Shutdown(reason) => {
             shared.end(reason_of(reason));

@@ -130,6 +130,14 @@ impl Domain {
         Ok(())
     }
 
+    /// Tells a guest that begins anew where its console is. The ring stays as
+    /// it is: nothing that was typed or printed is lost.
+    pub(super) fn renew_console(&self) {
+        if let Some(port) = self.console.port() {
+            self.params.set(HVM_PARAM_CONSOLE_EVTCHN, port.into());
+        }
+    }
+
     /// Prints what the guest wrote to its console.
     pub fn service_console(&self) {
         let memory = self.memory();

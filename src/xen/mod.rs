@@ -26,6 +26,7 @@ mod physmap;
 mod platform;
 mod privileged;
 mod reservation;
+mod resume;
 mod runstate;
 mod sched;
 mod shared_info;
@@ -51,6 +52,7 @@ pub use grant_table::{GrantAccess, GrantError, GrantTable, MappedGrant};
 pub use hvm_params::HvmParams;
 pub use hypercall_page::{HypercallStubs, StubKind};
 pub use platform::{CallbackVia, CallingVcpu, Clock, PageOwner, Platform, VcpuArea};
+pub use resume::{RenewError, Resumed, ShutdownRequest};
 pub use runstate::{RunState, Spent};
 pub use vcpu_start::{StartLimits, StartSegment, VcpuStart};
 pub use xenstore::{

@@ -139,6 +139,11 @@ impl Physmap {
         Ok(None)
     }
 
+    /// The frames that hold pages of the hypervisor's.
+    pub(super) fn specials(&self) -> Vec<u64> {
+        self.lock().special.keys().copied().collect()
+    }
+
     /// Gives the domain a page at `gfn`, which must be empty and backed.
     ///
     /// # Errors

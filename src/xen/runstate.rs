@@ -164,6 +164,12 @@ impl Domain {
         Some(lock(&self.vcpu(vcpu)?.runstate).info_until(now_ns).time)
     }
 
+    /// An account that begins now, with no area.
+    pub(super) fn renew_runstate(&self, vcpu: u32) {
+        let Some(target) = self.vcpu(vcpu) else { return };
+        *lock(&target.runstate) = Runstate::new(self.clock.system_time_ns());
+    }
+
     /// `VCPUOP_register_runstate_*`: places the area, `None` removes it.
     pub(super) fn place_runstate(
         &self,

@@ -299,6 +299,12 @@ impl Shutdown {
         code
     }
 
+    /// The domain is up again.
+    pub(super) fn end(&self) {
+        *lock(&self.code) = None;
+        self.down.store(RUNNING, Ordering::SeqCst);
+    }
+
     fn reason(&self) -> Option<u32> {
         Some(self.down.load(Ordering::SeqCst)).filter(|&reason| reason != RUNNING)
     }

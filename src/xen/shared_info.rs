@@ -191,6 +191,19 @@ pub(super) fn unmap(domain: &Domain) {
     tracing::debug!(gpa, "shared_info is taken out");
 }
 
+/// `shared_info` and each `vcpu_info` as of a new domain: nowhere in guest
+/// memory, and zero. No vCPU runs.
+pub(super) fn renew(domain: &Domain) {
+    for vcpu in domain.vcpu_ids() {
+        domain.forget_areas(vcpu);
+    }
+    unmap(domain);
+    let mut layout = write(&domain.layout);
+    layout.registered.fill(None);
+    // The page is our own, and large enough.
+    let _ = domain.private.0.write_slice(&[0; PAGE_SIZE], GuestAddress(0));
+}
+
 /// Takes `width` as the layout of the shared structures from now on, as Xen does
 /// when the guest writes the hypercall page's MSR or sets `HVM_PARAM_CALLBACK_IRQ`.
 pub(super) fn latch_width(domain: &Domain, width: Width) {

@@ -125,6 +125,18 @@ impl Domain {
         areas.info.place(owner.unwrap_or(PageOwner::Us), None);
     }
 
+    /// No structure of `vcpu` holds a clock any more.
+    pub(super) fn forget_areas(&self, vcpu: u32) {
+        let Some(state) = self.vcpu(vcpu) else { return };
+        let mut areas = lock(&state.areas);
+        for area in [VcpuArea::VcpuInfo, VcpuArea::TimeInfo] {
+            if let Err(errno) = self.platform.area_placed(vcpu, area, None) {
+                tracing::debug!(vcpu, %errno, "the machine holds on to a clock page");
+            }
+        }
+        *areas = ClockAreas::default();
+    }
+
     /// Places or removes `vcpu`'s secondary time area.
     pub(super) fn time_area_placed(&self, vcpu: u32, gpa: Option<u64>) -> Result<(), Errno> {
         let Some(state) = self.vcpu(vcpu) else { return Err(Errno::ENOENT) };

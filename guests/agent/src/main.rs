@@ -5,14 +5,15 @@
 //! the kernel command line: `agent.seconds=N` (default 1) to watch the clocks,
 //! `agent.mode=poweroff|reboot|crash|shell` (default poweroff) to end,
 //! `agent.check=1` for all that `kvm-xen check` judges: sleeps, interrupts, CPU
-//! hotplug. What the kernel lacks for a check is a line `missing check=…`. With the
-//! feature `vmclock`, `agent.vmclock=N` reads /dev/vmclock0 and /dev/ptp0 for N
-//! seconds.
+//! hotplug, `agent.gaps=N` to report N suspensions before that. What the kernel
+//! lacks for a check is a line `missing check=…`. With the feature `vmclock`,
+//! `agent.vmclock=N` reads /dev/vmclock0 and /dev/ptp0 for N seconds.
 //!
 //! Run as anything but process 1 it only reports, and changes nothing.
 
 mod check;
 mod clocks;
+mod gaps;
 mod hotplug;
 mod interrupts;
 mod ipis;
@@ -48,9 +49,13 @@ fn main() -> ExitCode {
         cmdline.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
     };
     let seconds = parameter("agent.seconds").and_then(|text| text.parse().ok()).unwrap_or(1);
+    let gaps = parameter("agent.gaps").and_then(|text| text.parse().ok()).unwrap_or(0);
     let mode = EndMode::from_name(parameter("agent.mode").unwrap_or("poweroff"));
 
     report_system(&mut console, &cmdline);
+    if gaps > 0 {
+        gaps::report(&mut console, gaps, Duration::from_secs(60));
+    }
     report_clocks(&mut console, Duration::from_secs(seconds));
     #[cfg(feature = "vmclock")]
     if let Some(seconds) = parameter("agent.vmclock").and_then(|text| text.parse().ok()) {

@@ -71,6 +71,15 @@ impl Backends {
         self.get_mut(index).is_some_and(|backend| backend.port == 0)
     }
 
+    /// Index and first port of each back end that had one before the guest ran.
+    pub(super) fn first_ports(&self) -> Vec<(u32, u32)> {
+        let there = (0u32..).zip(&self.0).filter_map(|(index, slot)| Some((index, slot.as_ref()?)));
+        there
+            .filter(|(_, backend)| backend.handle < FIRST_BOUND)
+            .map(|(index, backend)| (index, backend.handle))
+            .collect()
+    }
+
     /// The guest bound `port` to back end `index`.
     pub(super) fn guest_bound(&mut self, index: u32, port: u32) {
         if let Some(backend) = self.get_mut(index) {

@@ -46,20 +46,15 @@ impl GrantTable {
     /// 0 reach the pages of console and store, as a toolstack leaves them.
     #[must_use]
     pub fn new(config: &DomainConfig) -> Self {
-        let mut table = Table::new();
-        let reserved = [
-            (GNTTAB_RESERVED_CONSOLE, config.console_page),
-            (GNTTAB_RESERVED_XENSTORE, config.store_page),
-        ];
-        for (entry, page) in reserved {
-            let frame = page.and_then(|page| u32::try_from(page.0 >> 12).ok());
-            if let Some(frame) = frame {
-                let nowhere = GuestRam::new();
-                table.set_word(&nowhere, entry, 0, GTF_PERMIT_ACCESS.into());
-                table.set_word(&nowhere, entry, 1, frame);
-            }
-        }
-        Self { table: Mutex::new(table) }
+        Self { table: Mutex::new(first_table(config)) }
+    }
+
+    /// The table of a new domain, placed nowhere. What back ends still use
+    /// stays theirs until they let go.
+    pub(super) fn renew(&self, config: &DomainConfig) {
+        let mut table = self.lock();
+        let pins = std::mem::take(&mut table.pins);
+        *table = Table { pins, ..first_table(config) };
     }
 
     /// 1 or 2.
@@ -157,6 +152,23 @@ impl GrantTable {
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn first_table(config: &DomainConfig) -> Table {
+    let mut table = Table::new();
+    let reserved = [
+        (GNTTAB_RESERVED_CONSOLE, config.console_page),
+        (GNTTAB_RESERVED_XENSTORE, config.store_page),
+    ];
+    for (entry, page) in reserved {
+        let frame = page.and_then(|page| u32::try_from(page.0 >> 12).ok());
+        if let Some(frame) = frame {
+            let nowhere = GuestRam::new();
+            table.set_word(&nowhere, entry, 0, GTF_PERMIT_ACCESS.into());
+            table.set_word(&nowhere, entry, 1, frame);
+        }
+    }
+    table
 }
 
 fn frame_mut(table: &mut Table, special: Special) -> Option<&mut Frame> {

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use vm_memory::GuestAddress;
 use xen_abi::errno::Errno;
-use xen_abi::hvm_params::HVM_PARAM_STORE_EVTCHN;
+use xen_abi::hvm_params::{HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN};
 use xen_abi::memory::E820_RAM;
 use xen_abi::xs_wire::{XENSTORE_ERROR_PROTO, XENSTORE_ERROR_RINGIDX};
 
@@ -200,6 +200,21 @@ impl Domain {
         if self.xenstore.unfinished.swap(false, Ordering::Relaxed) {
             self.service_xenstore();
         }
+    }
+
+    /// The connection of a new domain; the nodes stay.
+    ///
+    /// # Errors
+    /// `EFAULT` where the page is no memory any more.
+    pub(super) fn renew_xenstore(&self) -> Result<(), Errno> {
+        let mut store = lock(&self.xenstore.store);
+        store.guest.reset();
+        if let (Some(ring), Some(port)) = (self.xenstore.ring, self.xenstore.port()) {
+            ring.reset(&self.memory()).map_err(|Broken| Errno::EFAULT)?;
+            self.params.set(HVM_PARAM_STORE_PFN, ring.0.0 >> 12);
+            self.params.set(HVM_PARAM_STORE_EVTCHN, port.into());
+        }
+        Ok(())
     }
 
     /// Does something with the store, then serves the ring, tells the guest and

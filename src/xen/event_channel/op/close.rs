@@ -29,12 +29,32 @@ pub(super) fn reset(call: &mut Call<'_>) -> Reply {
     let valid = domain.events.valid_ports();
     spend_ports(call, valid)?;
     let _change = lock(&domain.events.change);
+    close_all(domain, valid);
+    Ok(0)
+}
+
+/// Closes all ports below `valid` and leaves the FIFO ABI. Under `change`.
+fn close_all(domain: &Domain, valid: u32) {
     for port in 1..valid {
         // A port that is free answers EINVAL, which is no failure here.
         let _ = close_locked(domain, port);
     }
     domain.leave_fifo();
-    Ok(0)
+}
+
+impl Domain {
+    /// Event channels as of a domain that has just been made: those of the back
+    /// ends that were there before the guest (console, store) at the ports that
+    /// they had then, and no others.
+    pub(in super::super::super) fn renew_ports(&self) {
+        let _change = lock(&self.events.change);
+        close_all(self, self.events.valid_ports());
+        let mut backends = write(&self.events.backends);
+        for (index, port) in backends.first_ports() {
+            self.events.ports.set(port, Channel::new(0, State::Backend(index)));
+            backends.guest_bound(index, port);
+        }
+    }
 }
 
 fn close_locked(domain: &Domain, port: u32) -> Reply {

@@ -1,0 +1,172 @@
+//! A guest that suspends itself: all its vCPU threads stand still here until
+//! somebody lets them go on.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::vcpu::Shared;
+use crate::xen::{RenewError, Resumed, ShutdownRequest};
+
+/// Where vCPU threads wait while the guest is suspended.
+#[derive(Debug, Default)]
+pub struct SuspendGate {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Somebody is there to resume the guest. If not, suspending ends it.
+    attended: bool,
+    /// vCPU threads that stand still.
+    parked: u32,
+    /// How often the guest was resumed.
+    resumed: u64,
+    answer: i64,
+}
+
+impl SuspendGate {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody will resume a guest that suspends.
+    pub fn is_attended(&self) -> bool {
+        self.lock().attended
+    }
+
+    /// Keeps the thread of vCPU `id` here until the guest is resumed, or the
+    /// machine ends. What the vCPU that suspended finds as its answer.
+    pub fn park(&self, id: u32, shared: &Shared) -> i64 {
+        shared.domain.vcpu_suspended(id);
+        let mut state = self.lock();
+        let before = state.resumed;
+        state.parked += 1;
+        self.changed.notify_all();
+        while state.resumed == before && !shared.exit.is_ending() {
+            state = self.wait(state, None);
+        }
+        state.parked -= 1;
+        let answer = state.answer;
+        drop(state);
+        shared.domain.vcpu_resumed(id);
+        answer
+    }
+
+    /// The machine ends: nobody is to wait any more.
+    pub fn release(&self) {
+        // Taken once, so that no thread is between its look and its sleep.
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        timeout: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        match timeout {
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(timeout) => {
+                let waited = self.changed.wait_timeout(state, timeout);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
+    }
+}
+
+/// Why a guest did not suspend or resume.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SuspendError {
+    /// The guest can not be asked, or can not go on.
+    #[error(transparent)]
+    Guest(#[from] RenewError),
+    /// It did not do it in time.
+    #[error("the guest did not suspend within {0:?}: its log says why, or it needs longer")]
+    Timeout(Duration),
+    /// It ended.
+    #[error("the guest ended")]
+    Ended,
+}
+
+/// Suspends and resumes the guest of a machine that runs. While one of these
+/// was made for a machine, a guest that suspends stands still; without, that
+/// ends the machine.
+#[derive(Clone)]
+pub struct Suspender {
+    shared: Arc<Shared>,
+}
+
+impl Suspender {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        shared.suspend.lock().attended = true;
+        Self { shared: Arc::clone(shared) }
+    }
+
+    /// Asks the guest to suspend itself; see `Domain::request_shutdown`.
+    ///
+    /// # Errors
+    /// [`SuspendError::Guest`] where the guest can not be asked.
+    pub fn request_suspend(&self) -> Result<(), SuspendError> {
+        Ok(self.shared.domain.request_shutdown(ShutdownRequest::Suspend)?)
+    }
+
+    /// Whether the guest has said that it can suspend itself, and has no request
+    /// to take before.
+    pub fn may_be_asked(&self) -> bool {
+        let domain = &self.shared.domain;
+        domain.store_read("control/feature-suspend").is_ok_and(|value| value == b"1")
+            && domain.store_read("control/shutdown").is_ok_and(|value| value.is_empty())
+    }
+
+    /// Whether the guest suspended itself and all its vCPUs stand still.
+    pub fn is_suspended(&self) -> bool {
+        self.stands_still(&self.shared.suspend.lock())
+    }
+
+    fn stands_still(&self, state: &State) -> bool {
+        self.shared.domain.is_suspended() && state.parked == self.shared.domain.config().vcpus
+    }
+
+    /// Waits until the guest is suspended.
+    ///
+    /// # Errors
+    /// [`SuspendError::Timeout`]; it may still suspend later.
+    pub fn wait_suspended(&self, timeout: Duration) -> Result<(), SuspendError> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.shared.suspend.lock();
+        while !self.stands_still(&state) {
+            if self.shared.exit.is_ending() {
+                return Err(SuspendError::Ended);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(SuspendError::Timeout(timeout));
+            }
+            state = self.shared.suspend.wait(state, Some(left));
+        }
+        Ok(())
+    }
+
+    /// Lets a suspended guest go on.
+    ///
+    /// # Errors
+    /// [`SuspendError::Guest`] where it is not suspended: nothing has changed.
+    pub fn resume(&self, how: Resumed) -> Result<(), SuspendError> {
+        let gate = &self.shared.suspend;
+        let mut state = gate.lock();
+        if !self.stands_still(&state) {
+            return Err(RenewError::NotSuspended.into());
+        }
+        self.shared.domain.resume(how)?;
+        state.answer = how.answer();
+        state.resumed += 1;
+        gate.changed.notify_all();
+        Ok(())
+    }
+
+    /// System time now, of the guest's clock, in nanoseconds.
+    pub fn system_time_ns(&self) -> u64 {
+        self.shared.platform.system_time_ns()
+    }
+}
