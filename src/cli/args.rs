@@ -125,7 +125,8 @@ pub struct RunArgs {
 /// A guest that is suspended and resumed by the clock, for tests.
 #[derive(Args, Clone, Debug)]
 pub struct SuspendArgs {
-    /// Ask the guest to suspend itself once it can; repeat after so many seconds
+    /// Ask the guest to suspend itself so many seconds after its agent says that it
+    /// is ready, and again after each resumption
     #[arg(long, hide = true, value_name = "S")]
     pub suspend_after: Option<u64>,
     /// Resume it after so many seconds, one number for each time

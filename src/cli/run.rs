@@ -175,7 +175,7 @@ fn suspend_once(
     const PATIENCE: Duration = Duration::from_secs(60);
     const RETRY: Duration = Duration::from_millis(20);
     let begun = Instant::now();
-    while !suspender.may_be_asked() && begun.elapsed() < PATIENCE {
+    while !(suspender.may_be_asked() && suspender.agent_is_ready()) && begun.elapsed() < PATIENCE {
         std::thread::sleep(RETRY);
     }
     std::thread::sleep(Duration::from_secs(args.suspend_after.unwrap_or(0)));

@@ -119,6 +119,11 @@ impl Suspender {
             && domain.store_read("control/shutdown").is_ok_and(|value| value.is_empty())
     }
 
+    /// Whether the agent in the guest has written so into the store.
+    pub fn agent_is_ready(&self) -> bool {
+        self.shared.domain.store_read("data/agent").is_ok_and(|value| value == b"ready")
+    }
+
     /// Whether the guest suspended itself and all its vCPUs stand still.
     pub fn is_suspended(&self) -> bool {
         self.stands_still(&self.shared.suspend.lock())

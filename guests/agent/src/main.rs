@@ -22,6 +22,7 @@ mod system;
 #[cfg(feature = "vmclock")]
 mod vmclock;
 mod watch;
+mod xenstore;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     let mode = EndMode::from_name(parameter("agent.mode").unwrap_or("poweroff"));
 
     report_system(&mut console, &cmdline);
+    report_store(&mut console);
     if gaps > 0 {
         gaps::report(&mut console, gaps, Duration::from_secs(60));
     }
@@ -75,6 +77,21 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// What the store says of this guest, and whether it takes what is written.
+fn report_store(console: &mut Console) {
+    let mut ask = || {
+        let mut store = xenstore::Store::open()?;
+        let (domid, name) = (store.read("domid")?, store.read("name")?);
+        store.write("data/agent", "ready")?;
+        let written = store.read("data/agent")?;
+        Ok::<_, std::io::Error>(format!("domid={domid} name={name} written={written}"))
+    };
+    match ask() {
+        Ok(line) => console.line(format_args!("store {line}")),
+        Err(error) => console.line(format_args!("store none {error}")),
+    }
 }
 
 fn report_system(console: &mut Console, cmdline: &str) {
