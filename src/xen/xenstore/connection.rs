@@ -1,6 +1,6 @@
 //! What the store keeps of its guest: bytes under way, watches, transactions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use xen_abi::errno::Errno;
 use xen_abi::xs_wire::{XENSTORE_PAYLOAD_MAX, XS_ERROR, XS_WATCH_EVENT, XsdSockmsg};
@@ -71,6 +71,9 @@ pub(super) struct Connection {
     pub input: Vec<u8>,
     /// Messages for the guest, the first maybe without its beginning.
     pub output: VecDeque<Vec<u8>>,
+    /// The events among `output` of which nothing is in the ring: one that is to
+    /// be told again is told once.
+    pub queued: HashSet<Vec<u8>>,
     /// Bytes in `output`.
     pub waiting: usize,
     /// Bytes of the first of `output` that are in the ring.
@@ -92,6 +95,7 @@ impl Connection {
             caller,
             input: Vec::new(),
             output: VecDeque::new(),
+            queued: HashSet::new(),
             waiting: 0,
             sent: 0,
             watches: Vec::new(),
@@ -158,12 +162,10 @@ impl Connection {
             return;
         }
         let message = message(XS_WATCH_EVENT, 0, 0, body);
-        // One that waits already says the same; the first may be half read.
-        if self.output.iter().skip(1).any(|old| *old == message) {
-            return;
+        if self.queued.insert(message.clone()) {
+            self.waiting += message.len();
+            self.output.push_back(message);
         }
-        self.waiting += message.len();
-        self.output.push_back(message);
     }
 
     fn push(&mut self, kind: u32, request: u32, transaction: u32, body: &[u8]) {

@@ -141,6 +141,9 @@ fn send(store: &mut Store, ring: Ring, memory: &GuestRam) -> Result<bool, Broken
     let mut any = false;
     let guest = &mut store.guest;
     while let Some(message) = guest.output.front() {
+        if guest.sent == 0 {
+            guest.queued.remove(message);
+        }
         let rest = message.get(guest.sent..).unwrap_or_default();
         let (left, len) = (rest.len(), ring.write(memory, rest)?);
         guest.sent += len;
@@ -197,7 +200,9 @@ impl Domain {
 
     /// Goes on where [`Domain::service_xenstore`] let the guest run.
     pub(super) fn finish_xenstore(&self) {
-        if self.xenstore.unfinished.swap(false, Ordering::Relaxed) {
+        if self.xenstore.unfinished.load(Ordering::Relaxed)
+            && self.xenstore.unfinished.swap(false, Ordering::Relaxed)
+        {
             self.service_xenstore();
         }
     }
@@ -313,11 +318,5 @@ impl Domain {
     /// Ends a watch. A call of it that has begun may still run.
     pub fn store_unwatch(&self, id: u64) {
         lock(&self.xenstore.store).unwatch(id);
-    }
-
-    /// Whether the guest has a store, and has watched anything in it: from then
-    /// on it can be told something.
-    pub fn store_is_in_use(&self) -> bool {
-        !lock(&self.xenstore.store).guest.watches.is_empty()
     }
 }

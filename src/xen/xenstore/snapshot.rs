@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use xen_abi::xs_wire::XS_WATCH_EVENT;
+
 use super::connection::Watch;
 use super::node::{Node, StorePerm};
 use super::transaction::{Touched, Transaction};
@@ -154,6 +156,10 @@ impl Domain {
         guest.ignored = state.ignored;
         guest.input.clone_from(&state.input);
         guest.output = state.output.iter().cloned().collect();
+        let started = usize::from(state.sent > 0);
+        let event = XS_WATCH_EVENT.to_le_bytes();
+        let waiting = state.output.iter().skip(started);
+        guest.queued = waiting.filter(|message| message.starts_with(&event)).cloned().collect();
         let first = state.output.first().map_or(0, Vec::len);
         guest.sent = usize::try_from(state.sent).unwrap_or(usize::MAX).min(first);
         let total: usize = state.output.iter().map(Vec::len).sum();

@@ -198,6 +198,26 @@ fn watches() {
 }
 
 #[test]
+fn an_event_that_waits_is_told_once() {
+    let mut guest = guest();
+    guest.watch("data", "t").unwrap();
+    guest.take_events();
+    // The first goes into the ring at once.
+    let fill = |guest: &Guest| {
+        for number in 0..200 {
+            guest.domain.store_write(&format!("data/{number}"), b"").unwrap();
+        }
+    };
+    fill(&guest);
+    fill(&guest);
+    let events = guest.take_events();
+    let count = |path: &str| events.iter().filter(|(name, _)| name == path).count();
+    assert_eq!((count("data/0"), count("data/199")), (2, 1));
+    guest.domain.store_write("data/199", b"").unwrap();
+    assert_eq!(guest.take_events(), [event("data/199", "t")], "it was told; now it is again");
+}
+
+#[test]
 fn watches_tell_nothing_that_may_not_be_read() {
     let mut guest = guest();
     guest.domain.store_write("/secret/x", b"1").unwrap();
