@@ -81,7 +81,7 @@ fn main() -> ExitCode {
 
 /// What the store says of this guest, and whether it takes what is written.
 fn report_store(console: &mut Console) {
-    let mut ask = || {
+    let ask = || {
         let mut store = xenstore::Store::open()?;
         let (domid, name) = (store.read("domid")?, store.read("name")?);
         store.write("data/agent", "ready")?;

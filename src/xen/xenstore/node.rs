@@ -38,7 +38,7 @@ impl StorePerm {
     }
 
     fn bits(self) -> u8 {
-        u8::from(self.read) * READ | u8::from(self.write) * WRITE
+        (u8::from(self.read) * READ) | (u8::from(self.write) * WRITE)
     }
 
     /// `n0`, `r7`, `w7`, `b7`.
