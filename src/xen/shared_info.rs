@@ -192,7 +192,10 @@ pub(super) fn unmap(domain: &Domain) {
 }
 
 /// `shared_info` and each `vcpu_info` as of a new domain: nowhere in guest
-/// memory, and zero. No vCPU runs.
+/// memory, and zero; but all ports are masked. No vCPU runs.
+///
+/// Xen's are not. Linux takes for granted that they are: it unmasks those that it
+/// wants, and dies of an event that it never unmasked (that of its spin locks).
 pub(super) fn renew(domain: &Domain) {
     for vcpu in domain.vcpu_ids() {
         domain.forget_areas(vcpu);
@@ -200,8 +203,12 @@ pub(super) fn renew(domain: &Domain) {
     unmap(domain);
     let mut layout = write(&domain.layout);
     layout.registered.fill(None);
+    let mut page = [0u8; PAGE_SIZE];
+    let mask = usize::try_from(layout.mask_offset(0)).unwrap_or(PAGE_SIZE);
+    let ports = usize::try_from(layout.two_level_ports()).unwrap_or(0);
+    page.iter_mut().skip(mask).take(ports / 8).for_each(|byte| *byte = 0xff);
     // The page is our own, and large enough.
-    let _ = domain.private.0.write_slice(&[0; PAGE_SIZE], GuestAddress(0));
+    let _ = domain.private.0.write_slice(&page, GuestAddress(0));
 }
 
 /// Takes `width` as the layout of the shared structures from now on, as Xen does

@@ -161,6 +161,8 @@ fn anew_takes_everything_away() {
     assert_eq!(platform.take().vectors, [(0, VECTOR)]);
     assert_eq!(bind(&domain), ports, "the lowest that are free, as before");
     assert_eq!(domain.wallclock_page(), Some(*lock(&clock.epoch)));
+    let mask: [u64; 65] = get(&domain, (SHARED_INFO << 12) + 0xa00);
+    assert!(mask[..64].iter().all(|word| *word == u64::MAX) && mask[64] != u64::MAX);
     let grant = (GRANTS << 12) + u64::from(GNTTAB_RESERVED_XENSTORE) * 8;
     assert_eq!(get::<u32>(&domain, grant + 4), 5, "the store's page");
 }
