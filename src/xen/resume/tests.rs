@@ -121,7 +121,7 @@ fn cancelled_leaves_all_as_it_was() {
     assert_eq!(domain.runstate_times_ns(0).map(|times| times[3]), Some(2_000));
     assert!(platform.take().areas.is_empty());
     // It had taken what came before.
-    put(&domain, INFO << 12, &0u64);
+    put(&domain, INFO << 12, &[0u64; 2]);
     clock.set_ns(5_000);
     domain.timer_expired(0);
     assert!(domain.event_pending(ports[0]), "its timer is as it was");
