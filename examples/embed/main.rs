@@ -54,6 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         upcall_vector: true,
         host_tsc_khz: tsc_khz,
         console_page: None,
+        incarnation: 1,
     };
     let given_back = memory.clone();
     let platform = Arc::new(KvmPlatform::new(

@@ -241,6 +241,7 @@ fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainCon
         upcall_vector: config.upcall_vector.unwrap_or(config.clock != ClockMode::Guarded),
         host_tsc_khz: vm.tsc_khz,
         console_page: Some(GuestAddress(CONSOLE_PFN * PAGE_SIZE)),
+        incarnation: 1,
     }
 }
 

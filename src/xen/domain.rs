@@ -65,6 +65,8 @@ pub struct DomainConfig {
     pub host_tsc_khz: u32,
     /// Page of the console ring, if the guest has a PV console.
     pub console_page: Option<GuestAddress>,
+    /// How often the domain was moved or restored, plus one (CPUID leaf 3).
+    pub incarnation: u32,
 }
 
 /// Why a domain could not be made.

@@ -29,6 +29,7 @@ mod reservation;
 mod runstate;
 mod sched;
 mod shared_info;
+mod snapshot;
 #[cfg(test)]
 mod test_calls;
 #[cfg(test)]
@@ -51,4 +52,5 @@ pub use hvm_params::HvmParams;
 pub use hypercall_page::{HypercallStubs, StubKind};
 pub use platform::{CallbackVia, CallingVcpu, Clock, PageOwner, Platform, VcpuArea};
 pub use runstate::{RunState, Spent};
+pub use snapshot::{Bytes, ConfigState, DomainState, RestoreError};
 pub use vcpu_start::{StartLimits, StartSegment, VcpuStart};

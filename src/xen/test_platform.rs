@@ -217,6 +217,7 @@ pub(super) fn config(vcpus: u32) -> DomainConfig {
         upcall_vector: true,
         host_tsc_khz: 1_000_000,
         console_page: None,
+        incarnation: 1,
     }
 }
 

@@ -8,6 +8,7 @@ mod backends;
 mod fifo;
 mod op;
 mod ports;
+mod snapshot;
 mod sources;
 mod two_level;
 
@@ -16,6 +17,7 @@ use std::sync::{Mutex, RwLock};
 
 pub(super) use fifo::Fifo;
 pub(super) use op::op;
+pub use snapshot::{BackendState, EventsState};
 use ports::{Channel, Ports, State};
 
 use backends::Backends;
