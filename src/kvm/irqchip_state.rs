@@ -28,7 +28,7 @@ impl IrqchipState {
         let read = |chip_id| {
             let mut chip = kvm_irqchip { chip_id, ..Default::default() };
             vm.get_irqchip(&mut chip)?;
-            Ok(Bytes::of(&chip))
+            Ok::<_, Error>(Bytes::of(&chip))
         };
         Ok(Self { chips: CHIPS.into_iter().map(read).collect::<Result<_, _>>()? })
     }
