@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::args::{ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SwitchArg};
+use super::args::{ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SaveArgs, SwitchArg};
 use super::check::CheckError;
 use crate::kvm::{HypercallMode, ProbeError};
 use crate::vmm::config::{Console, Initrd, Kernel, MachineConfig, MachineError};
@@ -111,8 +111,16 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
             machine.rewritten_sites()
         ));
     }
+    run_to_end(machine, &args.save)
+}
+
+/// Runs a machine to its end, and saves it where that is asked for.
+pub(super) fn run_to_end(machine: Machine, save: &SaveArgs) -> Result<ExitCode, CliError> {
+    if let (Some(path), Some(after)) = (&save.save_to, save.save_after) {
+        super::restore::save_after(&machine, path, after, save.save_and_go_on)?;
+    }
     let report = machine.run()?;
-    if !matches!(report.exit, ExitReason::Poweroff | ExitReason::Reboot) {
+    if !matches!(report.exit, ExitReason::Poweroff | ExitReason::Reboot | ExitReason::Saved) {
         super::complain(&report.exit);
     }
     Ok(ExitCode::from(report.exit.status()))

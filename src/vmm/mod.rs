@@ -17,4 +17,7 @@ pub mod machine;
 pub mod memory;
 pub mod output;
 mod power;
+pub mod quiesce;
+pub mod restore;
+pub mod save;
 pub mod vcpu;

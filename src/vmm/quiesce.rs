@@ -132,9 +132,10 @@ impl<V> Quiesce<V> {
     ) -> Result<T, NotStopped> {
         let _outside = self.outside.write().unwrap_or_else(PoisonError::into_inner);
         let result = self.stop(within, &kick).map(|()| work(&|job| self.on_each(job)));
+        let mut state = self.lock();
+        // Under the lock: nobody is between looking at it and waiting.
         self.wanted.store(false, Ordering::SeqCst);
         self.changed.notify_all();
-        let mut state = self.lock();
         // All gone on, so that the next stop counts its own.
         while state.stopped > 0 {
             state = self.wait(state);

@@ -12,7 +12,7 @@ use vm_superio::serial::SerialState;
 use super::config::Console;
 use super::quiesce::NotStopped;
 use super::restore::{HostTimeError, host_now};
-use super::vcpu::{Shared, StoppedVcpu};
+use super::vcpu::{Shared, VcpuParts};
 use crate::clock::TscFrequency;
 use crate::host::host_tsc;
 use crate::kvm::{
@@ -201,17 +201,17 @@ impl Savable {
     /// Has each vCPU's thread read its vCPU.
     fn vcpus(
         &self,
-        on_each: &dyn Fn(Arc<dyn Fn(u32, &mut StoppedVcpu) + Send + Sync>),
+        on_each: &dyn Fn(Arc<dyn Fn(u32, &mut VcpuParts) + Send + Sync>),
         indices: &[u32],
     ) -> Result<Vec<VcpuSection>, SaveError> {
         let read = Arc::new(Mutex::new(Vec::new()));
         let (to, indices) = (Arc::clone(&read), indices.to_vec());
-        on_each(Arc::new(move |id, vcpu: &mut StoppedVcpu| {
+        on_each(Arc::new(move |id, vcpu: &mut VcpuParts| {
             let registers = VcpuRegisters::read(&vcpu.fd, id, &indices);
             let section = registers.map(|registers| VcpuSection {
                 registers,
-                running: vcpu.power.is_running(),
-                stopped_in: vcpu.power.stopped_in(),
+                running: vcpu.power.snapshot().running,
+                stopped_in: vcpu.power.snapshot().stopped_in,
             });
             to.lock().unwrap_or_else(PoisonError::into_inner).push((id, section));
         }));

@@ -10,13 +10,14 @@ use xen_abi::sched::{
 
 use super::devices::{PortDevices, PortEffect};
 use super::exit::{ExitLatch, ExitReason};
-use super::power::Power;
+use super::power::{Power, PowerState};
+use super::quiesce::Quiesce;
 use crate::kvm::{
     HYPERCALL_MSR, HypercallExit, KvmPlatform, PortIoStub, RunMeter, VcpuAccess, accept_msr,
     paging, width,
 };
 use crate::pages::Width;
-use crate::xen::{Domain, Hypercall, HypercallStubs, Outcome};
+use crate::xen::{Domain, Hypercall, HypercallStubs, Outcome, Spent};
 
 /// The port that hypercall page stubs write to where KVM does not intercept, or
 /// would answer by itself.
@@ -37,12 +38,27 @@ pub struct Shared {
     pub devices: PortDevices,
     /// How the machine ends.
     pub exit: ExitLatch,
+    /// Where the vCPUs' threads stop to be saved.
+    pub quiesce: Quiesce<VcpuParts>,
+}
+
+/// A vCPU on its thread.
+pub struct VcpuParts {
+    /// KVM's.
+    pub fd: VcpuFd,
+    /// Whether it runs.
+    pub(super) power: Power,
 }
 
 impl Shared {
     /// Ends the machine and calls every vCPU out of the guest.
     pub fn end(&self, reason: ExitReason) {
         self.exit.end(reason);
+        self.kick_all();
+    }
+
+    /// Calls every vCPU out of the guest, or of a wait.
+    pub fn kick_all(&self) {
         (0..).map_while(|vcpu| self.platform.kicker(vcpu)).for_each(|kicker| kicker.kick());
     }
 }
@@ -50,6 +66,8 @@ impl Shared {
 /// Why a vCPU came out, with what must outlive the borrow of its exit.
 enum Event {
     Nothing,
+    /// It was called out, and has no exit to be served.
+    Interrupted,
     Hypercall(Hypercall, Arrival),
     HypercallPage(u64),
     End(ExitReason),
@@ -61,14 +79,24 @@ enum Arrival {
     PortIo,
 }
 
-/// Runs vCPU `id` on the calling thread until the machine ends.
-pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
+/// Runs vCPU `id` on the calling thread until the machine ends. `saved` is how it
+/// stood when it was saved, if it was.
+pub fn run(id: u32, fd: VcpuFd, saved: Option<PowerState>, shared: &Shared) {
+    run_to_end(id, fd, saved, shared);
+    shared.quiesce.leave();
+}
+
+fn run_to_end(id: u32, mut fd: VcpuFd, saved: Option<PowerState>, shared: &Shared) {
     let Some(kicker) = shared.platform.kicker(id) else { return };
     if let Err(error) = kicker.enter(&mut fd) {
         shared.end(ExitReason::Failed(format!("vCPU {id}: no signal handler: {error}")));
         return;
     }
-    let mut power = Power::new(id, shared);
+    let power = match saved {
+        Some(state) => Power::restored(id, state),
+        None => Power::new(id, shared),
+    };
+    let mut vcpu = VcpuParts { fd, power };
     let mut meter = RunMeter::of_this_thread(shared.platform.system_time_ns());
     while !shared.exit.is_ending() {
         shared.domain.before_entry(id);
@@ -77,17 +105,24 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             shared.end(reason_of(reason));
             break;
         }
-        if let Err(error) = power.before_entry(&mut fd, shared) {
+        if let Err(error) = vcpu.power.before_entry(&mut vcpu.fd, shared) {
             let how = format!("vCPU {id}: KVM refuses its start state: {error}");
             shared.end(ExitReason::Crash(how));
             break;
         }
-        if let Err(error) = shared.platform.before_entry(id, &fd) {
+        let stopping = shared.quiesce.is_wanted();
+        if stopping {
+            // Completes the last exit, and executes nothing.
+            vcpu.fd.set_kvm_immediate_exit(1);
+        } else if let Err(error) = shared.platform.before_entry(id, &vcpu.fd) {
             shared.end(ExitReason::Failed(error.to_string()));
             break;
         }
-        let event = enter(id, &mut fd, shared);
-        if let Err(error) = power.after_exit(&fd, shared) {
+        let event = enter(id, &mut vcpu.fd, shared);
+        if stopping {
+            vcpu.fd.set_kvm_immediate_exit(0);
+        }
+        if let Err(error) = vcpu.power.after_exit(&vcpu.fd, shared) {
             shared.end(ExitReason::Failed(format!("vCPU {id}: KVM_GET_MP_STATE: {error}")));
         }
         account(id, shared, &mut meter, false);
@@ -99,25 +134,37 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             }
         }
         match event {
-            Event::Nothing => {}
+            Event::Interrupted if stopping => park(id, &mut vcpu, shared, &mut meter),
+            Event::Nothing | Event::Interrupted => {}
             Event::Hypercall(call, arrival) => {
-                let waited = hypercall(id, &mut fd, shared, &call, arrival);
+                let waited = hypercall(id, &mut vcpu.fd, shared, &call, arrival);
                 if waited {
                     account(id, shared, &mut meter, true);
                 }
             }
-            Event::HypercallPage(value) => match width(&mut fd) {
+            Event::HypercallPage(value) => match width(&mut vcpu.fd) {
                 Ok(width) => {
                     if shared.domain.write_hypercall_msr(value, width, shared.stubs).is_ok() {
-                        accept_msr(fd.get_kvm_run());
+                        accept_msr(vcpu.fd.get_kvm_run());
                     }
                 }
                 Err(error) => shared.end(ExitReason::Failed(format!("vCPU {id}: {error}"))),
             },
-            Event::End(reason) => shared.end(located(reason, &fd)),
+            Event::End(reason) => shared.end(located(reason, &vcpu.fd)),
         }
     }
     kicker.leave();
+}
+
+/// Stands still until the guest goes on; the time is stolen from it.
+fn park(id: u32, vcpu: &mut VcpuParts, shared: &Shared, meter: &mut RunMeter) {
+    let before_ns = shared.platform.system_time_ns();
+    account(id, shared, meter, true);
+    shared.quiesce.park(id, vcpu);
+    let now_ns = shared.platform.system_time_ns();
+    let runnable_ns = now_ns.saturating_sub(before_ns);
+    shared.domain.account_runstate(id, Spent { runnable_ns, blocked_ns: 0 });
+    *meter = RunMeter::of_this_thread(now_ns);
 }
 
 /// Tells the domain what became of the time since the last call. After a wait
@@ -178,9 +225,8 @@ fn enter(id: u32, fd: &mut VcpuFd, shared: &Shared) -> Event {
             *exit.error = 1;
             Event::Nothing
         }
-        Ok(VcpuExit::MmioWrite(..) | VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => {
-            Event::Nothing
-        }
+        Ok(VcpuExit::Intr) => Event::Interrupted,
+        Ok(VcpuExit::MmioWrite(..) | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => Event::Nothing,
         Ok(VcpuExit::Shutdown) => crash("triple fault"),
         Ok(VcpuExit::SystemEvent(kind, _)) => match kind {
             KVM_SYSTEM_EVENT_SHUTDOWN => Event::End(ExitReason::Poweroff),
@@ -198,7 +244,7 @@ fn enter(id: u32, fd: &mut VcpuFd, shared: &Shared) -> Event {
         }
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
             fd.set_kvm_immediate_exit(0);
-            Event::Nothing
+            Event::Interrupted
         }
         Err(error) => failed(id, "KVM_RUN", error),
     }
@@ -233,7 +279,11 @@ fn hypercall(
         }
         Outcome::Wait { deadline_ns } => {
             waited = true;
-            while shared.domain.still_waiting(id) && !shared.exit.is_ending() {
+            // A guest expects to come back from a wait for no reason it can see.
+            while shared.domain.still_waiting(id)
+                && !shared.exit.is_ending()
+                && !shared.quiesce.is_wanted()
+            {
                 if !shared.platform.wait(id, deadline_ns) {
                     break;
                 }
