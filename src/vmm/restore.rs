@@ -194,6 +194,16 @@ impl SavedGuest {
         })
     }
 
+    /// What the machine is made of.
+    pub fn machine(&self) -> &MachineState {
+        &self.machine
+    }
+
+    /// The emulated hypervisor.
+    pub fn domain(&self) -> &DomainState {
+        &self.domain
+    }
+
     /// The clock at which it stopped.
     pub fn clock(&self) -> &StoppedClock {
         &self.clock

@@ -3,6 +3,7 @@
 //!
 //! Every line is `KVMXEN topic key=value …`; numbers are decimal. Parameters on
 //! the kernel command line: `agent.seconds=N` (default 1) to watch the clocks,
+//! `agent.jumps=1` to hold five of them against each other meanwhile,
 //! `agent.mode=poweroff|reboot|crash|shell` (default poweroff) to end,
 //! `agent.check=1` for all that `kvm-xen check` judges: sleeps, interrupts, CPU
 //! hotplug. What the kernel lacks for a check is a line `missing check=…`.
@@ -14,6 +15,7 @@ mod clocks;
 mod hotplug;
 mod interrupts;
 mod ipis;
+mod jumps;
 mod sleeps;
 mod system;
 mod watch;
@@ -47,7 +49,13 @@ fn main() -> ExitCode {
     let mode = EndMode::from_name(parameter("agent.mode").unwrap_or("poweroff"));
 
     report_system(&mut console, &cmdline);
-    report_clocks(&mut console, Duration::from_secs(seconds));
+    let duration = Duration::from_secs(seconds);
+    let jumps = (parameter("agent.jumps") == Some("1"))
+        .then(|| std::thread::spawn(move || jumps::watch(duration)));
+    report_clocks(&mut console, duration);
+    if let Some(Ok(seen)) = jumps.map(std::thread::JoinHandle::join) {
+        report_jumps(&mut console, &seen);
+    }
     if parameter("agent.check") == Some("1") {
         check::report(&mut console, first_process);
     }
@@ -121,6 +129,17 @@ fn report_clocks(console: &mut Console, duration: Duration) {
         "realtime before_tsc={} realtime_ns={} after_tsc={}",
         realtime.before_tsc, realtime.clock_ns, realtime.after_tsc,
     ));
+}
+
+fn report_jumps(console: &mut Console, seen: &jumps::Jumps) {
+    for step in &seen.jumps {
+        console.line(format_args!("jump {step}"));
+    }
+    for (index, (name, _)) in jumps::CLOCKS.iter().enumerate() {
+        let (backward, longest_ns) = (seen.backward[index], seen.longest_ns[index]);
+        console.line(format_args!("five {name} backward={backward} longest_ns={longest_ns}"));
+    }
+    console.line(format_args!("jumps looks={} count={}", seen.looks, seen.jumps.len()));
 }
 
 fn report_log(console: &mut Console) {
