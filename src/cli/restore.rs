@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::args::{ConsoleArg, RestoreArgs};
@@ -37,7 +38,7 @@ pub(super) fn save_after(
     path: &Path,
     after_ms: u64,
     go_on: bool,
-) -> Result<(), CliError> {
+) -> Result<JoinHandle<()>, CliError> {
     let savable = machine.savable();
     let path = path.to_owned();
     let work = move || {
@@ -58,5 +59,5 @@ pub(super) fn save_after(
     };
     let thread = std::thread::Builder::new().name("save".to_owned()).spawn(work);
     let failed = |error| MachineError::Host { what: "the saving thread", error };
-    thread.map(drop).map_err(failed).map_err(CliError::from)
+    thread.map_err(failed).map_err(CliError::from)
 }

@@ -116,10 +116,18 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
 
 /// Runs a machine to its end, and saves it where that is asked for.
 pub(super) fn run_to_end(machine: Machine, save: &SaveArgs) -> Result<ExitCode, CliError> {
-    if let (Some(path), Some(after)) = (&save.save_to, save.save_after) {
-        super::restore::save_after(&machine, path, after, save.save_and_go_on)?;
-    }
+    let saving = match (&save.save_to, save.save_after) {
+        (Some(path), Some(after)) => {
+            Some(super::restore::save_after(&machine, path, after, save.save_and_go_on)?)
+        }
+        _ => None,
+    };
     let report = machine.run()?;
+    if let (ExitReason::Saved, Some(saving)) = (&report.exit, saving)
+        && saving.join().is_err()
+    {
+        tracing::error!("the saving thread panicked");
+    }
     if !matches!(report.exit, ExitReason::Poweroff | ExitReason::Reboot | ExitReason::Saved) {
         super::complain(&report.exit);
     }

@@ -275,8 +275,9 @@ const FEATURES: [(u32, [bool; 4]); 4] = [
     (0x8000_0001, [false, false, true, true]),
     (0x8000_0008, [false, true, false, false]),
 ];
-/// OSXSAVE and APIC follow other state of the guest.
-const LEAF_1_IGNORED: [u32; 4] = [0, 0, 1 << 27, 1 << 9];
+/// What follows other state of the guest: OSXSAVE and APIC in leaf 1, OSPKE in
+/// leaf 7.
+const FOLLOWING: [(u32, [u32; 4]); 2] = [(1, [0, 0, 1 << 27, 1 << 9]), (7, [0, 0, 1 << 4, 0])];
 
 fn check_features(
     vcpu: u32,
@@ -293,7 +294,8 @@ fn check_features(
             .iter()
             .find(|here| (here.function, here.index) == (entry.function, entry.index))
             .map_or([0; 4], registers);
-        let ignored = if entry.function == 1 { LEAF_1_IGNORED } else { [0; 4] };
+        let following = FOLLOWING.iter().find(|(leaf, _)| *leaf == entry.function);
+        let ignored = following.map_or([0; 4], |(_, bits)| *bits);
         for index in 0..4 {
             let bits = registers(entry)[index] & !here[index] & !ignored[index];
             if counts[index] && bits != 0 {
@@ -332,7 +334,7 @@ mod tests {
             ecx,
             ..Default::default()
         };
-        let saved = [leaf(0, 0, 0xffff), leaf(1, 0, 1 << 27 | 6), leaf(7, 0, 8)];
+        let saved = [leaf(0, 0, 0xffff), leaf(1, 0, 1 << 27 | 6), leaf(7, 0, 8 | 1 << 4)];
         assert!(check_features(0, &saved, &[leaf(1, 0, 7), leaf(7, 0, 12)]).is_ok());
         let error = check_features(3, &saved, &[leaf(1, 0, 4), leaf(7, 0, 8)]).unwrap_err();
         assert!(error.to_string().contains("leaf 0x1/0 ECX bits 0x2"), "{error}");
