@@ -126,7 +126,9 @@ fn sections_that_are_missing_doubled_or_foreign_are_named() {
         doubled.push(section.clone());
         let error = refusal(&written(FormatVersion::NEWEST, &doubled)).expect("one is doubled");
         assert!(error.contains(&name), "{name} twice: {error}");
-        for payload in [&b""[..], b"\xff", b"\xa0", b"\x00\x00", b"\x5b\xff\xff\xff\xff\xff\xff\xff\xff"] {
+        for payload in
+            [&b""[..], b"\xff", b"\xa0", b"\x00\x00", b"\x5b\xff\xff\xff\xff\xff\xff\xff\xff"]
+        {
             let mut spoiled = whole.clone();
             spoiled[at].payload = payload.to_vec();
             let error = refusal(&written(FormatVersion::NEWEST, &spoiled)).expect("it is spoiled");

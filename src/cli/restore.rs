@@ -50,8 +50,11 @@ pub(super) fn save_after(
         };
         match savable.save(&path, end) {
             Ok(report) => tracing::info!(
-                bytes = report.bytes, beyond_memory = report.beyond_memory, pages = report.pages,
-                stopped_us = report.stopped_for.as_micros(), guest_tsc = report.guest_tsc,
+                bytes = report.bytes,
+                beyond_memory = report.beyond_memory,
+                pages = report.pages,
+                stopped_us = report.stopped_for.as_micros(),
+                guest_tsc = report.guest_tsc,
                 "the guest is saved"
             ),
             Err(error) => super::complain(&error),

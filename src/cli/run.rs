@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::args::{ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SaveArgs, SwitchArg};
+use super::args::{
+    ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SaveArgs, SwitchArg,
+};
 use super::check::CheckError;
 use crate::kvm::{HypercallMode, ProbeError};
 use crate::vmm::config::{Console, Initrd, Kernel, MachineConfig, MachineError};

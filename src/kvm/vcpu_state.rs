@@ -328,12 +328,8 @@ mod tests {
 
     #[test]
     fn features_that_are_missing_are_named() {
-        let leaf = |function, index, ecx| kvm_cpuid_entry2 {
-            function,
-            index,
-            ecx,
-            ..Default::default()
-        };
+        let leaf =
+            |function, index, ecx| kvm_cpuid_entry2 { function, index, ecx, ..Default::default() };
         let saved = [leaf(0, 0, 0xffff), leaf(1, 0, 1 << 27 | 6), leaf(7, 0, 8 | 1 << 4)];
         assert!(check_features(0, &saved, &[leaf(1, 0, 7), leaf(7, 0, 12)]).is_ok());
         let error = check_features(3, &saved, &[leaf(1, 0, 4), leaf(7, 0, 8)]).unwrap_err();

@@ -75,7 +75,9 @@ pub enum StateError {
         part: String,
     },
     /// A section's checksum is wrong.
-    #[error("the state is damaged at byte {at}: the checksum of {part} is wrong; take another copy")]
+    #[error(
+        "the state is damaged at byte {at}: the checksum of {part} is wrong; take another copy"
+    )]
     Checksum {
         /// Where the section begins.
         at: u64,

@@ -36,11 +36,8 @@ impl AtomicFile {
     /// # Errors
     /// [`StateError::File`]: no such directory, no right to write there.
     pub fn create(target: &Path) -> Result<Self, StateError> {
-        let failed = |error| StateError::File {
-            what: "cannot begin",
-            path: target.to_owned(),
-            error,
-        };
+        let failed =
+            |error| StateError::File { what: "cannot begin", path: target.to_owned(), error };
         let name = target.file_name().ok_or_else(|| failed(io::ErrorKind::IsADirectory.into()))?;
         if target.is_dir() {
             return Err(failed(io::ErrorKind::IsADirectory.into()));
@@ -51,8 +48,11 @@ impl AtomicFile {
         hidden.push(name);
         hidden.push(format!(".{}.new", std::process::id()));
         let temporary = directory.join(hidden);
-        let unnamed =
-            OpenOptions::new().write(true).mode(MODE).custom_flags(libc::O_TMPFILE).open(&directory);
+        let unnamed = OpenOptions::new()
+            .write(true)
+            .mode(MODE)
+            .custom_flags(libc::O_TMPFILE)
+            .open(&directory);
         let (file, named) = match unnamed {
             Ok(file) => (file, false),
             Err(error)
@@ -76,8 +76,7 @@ impl AtomicFile {
     /// [`StateError::File`]: what was at the target before is still there.
     pub fn commit(mut self) -> Result<(), StateError> {
         let target = self.target.clone();
-        let failed =
-            |what| move |error| StateError::File { what, path: target.clone(), error };
+        let failed = |what| move |error| StateError::File { what, path: target.clone(), error };
         self.file.sync_all().map_err(failed.clone()("cannot write"))?;
         if !self.named {
             self.give_name().map_err(failed.clone()("cannot name"))?;
@@ -157,9 +156,8 @@ mod tests {
         drop(file);
         assert_eq!(fs::read(&target).unwrap(), [2; 100_000]);
         assert_eq!(names(directory.path()), ["state"]);
-        let mode = std::os::unix::fs::PermissionsExt::mode(
-            &fs::metadata(&target).unwrap().permissions(),
-        );
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&target).unwrap().permissions());
         assert_eq!(mode & 0o777, MODE);
     }
 

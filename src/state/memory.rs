@@ -73,8 +73,7 @@ pub fn write_memory<W: Write>(
 ) -> Result<u64, StateError> {
     /// Bytes that are looked at together.
     const PIECE: usize = MOST_PAGES * PAGE;
-    let mut batch =
-        Batch { to, runs: Vec::new(), contents: Vec::new(), sections: 0, pages: 0 };
+    let mut batch = Batch { to, runs: Vec::new(), contents: Vec::new(), sections: 0, pages: 0 };
     let mut piece = vec![0; PIECE];
     for region in memory.iter() {
         let start = region.start_addr().raw_value();
@@ -121,10 +120,8 @@ pub fn read_pages(section: &Section, memory: &GuestRam) -> Result<(), StateError
         let first = u64::from_le_bytes([f0, f1, f2, f3, f4, f5, f6, f7]);
         let pages = u32::from_le_bytes([p0, p1, p2, p3]);
         let gpa = first.checked_mul(PAGE as u64).ok_or_else(|| refused("a frame out of range"))?;
-        let failed = |error: vm_memory::GuestMemoryError| StateError::Memory {
-            gpa,
-            why: error.to_string(),
-        };
+        let failed =
+            |error: vm_memory::GuestMemoryError| StateError::Memory { gpa, why: error.to_string() };
         match u32::from_le_bytes([k0, k1, k2, k3]) {
             0 => {
                 let len = (pages as usize).checked_mul(PAGE).filter(|len| *len <= contents.len());

@@ -225,8 +225,7 @@ impl Section {
     pub fn value<T: DeserializeOwned>(&self) -> Result<T, StateError> {
         let refused = |why: String| StateError::Contents { tag: self.tag, why };
         let mut rest = self.payload.as_slice();
-        let value =
-            ciborium::from_reader(&mut rest).map_err(|error| refused(error.to_string()))?;
+        let value = ciborium::from_reader(&mut rest).map_err(|error| refused(error.to_string()))?;
         match rest.len() {
             0 => Ok(value),
             left => Err(refused(format!("{left} bytes after its value"))),

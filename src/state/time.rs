@@ -15,9 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::scaling::{
-    FRAC_BITS_AMD, FRAC_BITS_INTEL, ScalingError, TscScaling, TscStart,
-};
+use crate::clock::scaling::{FRAC_BITS_AMD, FRAC_BITS_INTEL, ScalingError, TscScaling, TscStart};
 use crate::clock::tai::Tai;
 use crate::clock::{FrequencyError, LineError, SystemTimeLine, TscFrequency};
 

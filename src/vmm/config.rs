@@ -8,9 +8,7 @@ use super::hypercall_sites::NotInMemory;
 use super::loader::FileSource;
 use super::memory::MemoryError;
 use super::restore::HostTimeError;
-use crate::kvm::{
-    ClockMode, HypercallMode, KvmFeature, ProbeError, VcpuStateError, XenVmError,
-};
+use crate::kvm::{ClockMode, HypercallMode, KvmFeature, ProbeError, VcpuStateError, XenVmError};
 use crate::state::{StateError, TimeError};
 use crate::xen::{DomainError, RestoreError};
 

@@ -210,17 +210,21 @@ mod tests {
             for round in 1..=50 {
                 let seen = Arc::new(Mutex::new(Vec::new()));
                 let look = || counts.iter().map(|c| c.load(Ordering::SeqCst)).collect::<Vec<_>>();
-                let stopped = quiesce.stopped(SOON, || {}, |on_each| {
-                    let before = look();
-                    for _ in 0..2 {
-                        let seen = Arc::clone(&seen);
-                        on_each(Arc::new(move |id, vcpu: &mut u64| {
-                            *vcpu += 1;
-                            seen.lock().unwrap().push((id, *vcpu));
-                        }));
-                    }
-                    (before, look())
-                });
+                let stopped = quiesce.stopped(
+                    SOON,
+                    || {},
+                    |on_each| {
+                        let before = look();
+                        for _ in 0..2 {
+                            let seen = Arc::clone(&seen);
+                            on_each(Arc::new(move |id, vcpu: &mut u64| {
+                                *vcpu += 1;
+                                seen.lock().unwrap().push((id, *vcpu));
+                            }));
+                        }
+                        (before, look())
+                    },
+                );
                 let (before, after) = stopped.unwrap();
                 assert_eq!(before, after);
                 let mut seen = seen.lock().unwrap().clone();

@@ -214,8 +214,7 @@ impl SavedGuest {
 /// beyond it since.
 fn memory_of(machine: &MachineState) -> Result<(GuestRam, usize), MachineError> {
     let (layout, mut ram) = make_memory(machine.memory)?;
-    let first: Vec<_> =
-        layout.regions().into_iter().map(|(at, len)| (at.0, len as u64)).collect();
+    let first: Vec<_> = layout.regions().into_iter().map(|(at, len)| (at.0, len as u64)).collect();
     let refused = |why: String| StateError::Contents { tag: tag::MACHINE, why };
     if let Some((at, _)) = first.iter().find(|region| !machine.regions.contains(region)) {
         return Err(refused(format!("it has no memory at {at:#x}")).into());
@@ -223,9 +222,8 @@ fn memory_of(machine: &MachineState) -> Result<(GuestRam, usize), MachineError> 
     for (at, len) in machine.regions.iter().filter(|region| !first.contains(region)) {
         let page = *len == PAGE_SIZE && at % PAGE_SIZE == 0;
         let size = usize::try_from(PAGE_SIZE).ok().filter(|_| page);
-        let region = size.and_then(|size| {
-            GuestRegionMmap::from_range(GuestAddress(*at), size, None).ok()
-        });
+        let region =
+            size.and_then(|size| GuestRegionMmap::from_range(GuestAddress(*at), size, None).ok());
         let grown = region.and_then(|region| ram.insert_region(Arc::new(region)).ok());
         ram = grown.ok_or_else(|| refused(format!("no memory can be at {at:#x}+{len:#x}")))?;
     }
@@ -279,8 +277,10 @@ impl Machine {
             let why = "it is that of another number of vCPUs".to_owned();
             return Err(StateError::Contents { tag: tag::PLATFORM, why }.into());
         }
-        let failed = |what| move |error: vmm_sys_util::errno::Error| {
-            host(what)(std::io::Error::from_raw_os_error(error.errno()))
+        let failed = |what| {
+            move |error: vmm_sys_util::errno::Error| {
+                host(what)(std::io::Error::from_raw_os_error(error.errno()))
+            }
         };
         saved.irqchip.write(&vm.vm).map_err(failed("setting the interrupt controllers"))?;
         restore_vcpus(&kvm, &vm, &domain, &saved.vcpus)?;
@@ -301,10 +301,8 @@ impl Machine {
             incarnation = time.incarnation, tsc_offset = clock.tsc().offset(),
             "the guest goes on"
         );
-        let power = |vcpu: &VcpuSection| PowerState {
-            running: vcpu.running,
-            stopped_in: vcpu.stopped_in,
-        };
+        let power =
+            |vcpu: &VcpuSection| PowerState { running: vcpu.running, stopped_in: vcpu.stopped_in };
         let exit = ExitLatch::default();
         let quiesce = Quiesce::new(saved.machine.cpus);
         let stubs = stubs(hypercalls);
@@ -353,7 +351,9 @@ fn restored_tsc(
         && off_ppb != 0
     {
         tracing::warn!(
-            guest_khz = clock.tsc_khz, host_khz, off_ppb,
+            guest_khz = clock.tsc_khz,
+            host_khz,
+            off_ppb,
             "the guest's TSC runs at this host's frequency, near its own"
         );
     }

@@ -180,8 +180,7 @@ impl Savable {
         // What can go wrong before the guest is stopped does.
         let file = AtomicFile::create(path)?;
         check_xsave(&self.shared.vm)?;
-        let indices =
-            saved_msrs(&self.kvm).map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
+        let indices = saved_msrs(&self.kvm).map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
         let quiesce = &self.shared.quiesce;
         let kick = || self.shared.kick_all();
         let saved = quiesce.stopped(STOP_WITHIN, kick, |on_each| {

@@ -133,7 +133,9 @@ impl ConfigState {
             domain_id: self.domain_id,
             uuid: self.uuid,
             xen_version: self.xen_version,
-            memory_map: map.map(|&(addr, size, kind)| MemoryMapEntry { addr, size, kind }).collect(),
+            memory_map: map
+                .map(|&(addr, size, kind)| MemoryMapEntry { addr, size, kind })
+                .collect(),
             fifo_events: self.fifo_events,
             upcall_vector: self.upcall_vector,
             host_tsc_khz,

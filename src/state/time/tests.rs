@@ -87,10 +87,7 @@ fn advance_refuses_what_the_guest_does_not_survive() {
     assert_eq!(error, TimeError::TooFar { away_s: 401, most_s: 400, khz: 2_000_000 });
     assert!(error.to_string().contains("--time inject"), "{error}");
     let same = now("one", 7_000_000_000 + 802_000_000_000, 401);
-    assert!(matches!(
-        stopped().restart(TimePolicy::Advance, &same),
-        Err(TimeError::TooFar { .. })
-    ));
+    assert!(matches!(stopped().restart(TimePolicy::Advance, &same), Err(TimeError::TooFar { .. })));
     let far = now("two", 9, i128::from(i64::MAX) - 2000);
     assert!(matches!(stopped().restart(TimePolicy::Advance, &far), Err(TimeError::TooFar { .. })));
 }

@@ -17,8 +17,8 @@ use std::sync::{Mutex, RwLock};
 
 pub(super) use fifo::Fifo;
 pub(super) use op::op;
-pub use snapshot::{BackendState, EventsState};
 use ports::{Channel, Ports, State};
+pub use snapshot::{BackendState, EventsState};
 
 use backends::Backends;
 

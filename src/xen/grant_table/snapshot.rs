@@ -4,11 +4,11 @@
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestAddress;
 
+use super::super::Bytes;
 use super::super::snapshot::RestoreError;
 use super::frames::{Frame, PAGE_SIZE};
 use super::table::{Table, Version, status_frames};
 use super::{GrantTable, MAX_FRAMES, Pins};
-use super::super::Bytes;
 
 /// A grant table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

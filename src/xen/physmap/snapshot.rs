@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::Bytes;
 use super::super::snapshot::RestoreError;
 use super::{BLOCK_FRAMES, BLOCK_WORDS, Physmap, Special, State};
-use super::super::Bytes;
 
 /// Which frames hold what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +89,8 @@ impl Physmap {
         }
         state.extra = from.extra.iter().copied().collect();
         state.unplaced = from.unplaced;
-        state.special = from.special.iter().map(|(gfn, special)| (*gfn, (*special).into())).collect();
+        state.special =
+            from.special.iter().map(|(gfn, special)| (*gfn, (*special).into())).collect();
         if let Some(gfn) = state.extra.iter().find(|gfn| self.in_ram(**gfn)) {
             return Err(RestoreError::Value { what: "frame outside of RAM", value: *gfn });
         }

@@ -12,7 +12,9 @@ use xen_abi::hvm_params::HVM_PARAM_CALLBACK_IRQ;
 use xen_abi::xen::VIRQ_TIMER;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::super::test_platform::{FakeClock, FakePlatform, config, domain_with, get, put, with_call};
+use super::super::test_platform::{
+    FakeClock, FakePlatform, config, domain_with, get, put, with_call,
+};
 use super::super::{RunState, event_channel, hvm_params, shared_info, upcall};
 use super::*;
 use crate::pages::{RunstateArea, Width};
