@@ -37,6 +37,7 @@ pub use page_walk::Paging;
 pub use platform::{
     ConsoleSink, EntryError, KvmPlatform, MachineServices, PageBacker, PageReleaser, PlatformState,
 };
+pub use prime::serve_requests;
 pub use probe::{
     CallbackDelivery, Capabilities, ClockMode, HypercallMode, KVM_DEVICE, KvmFeature, ProbeError,
 };

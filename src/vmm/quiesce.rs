@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 use std::time::{Duration, Instant};
 
 /// What a stopped thread is asked to do with its vCPU, of type `V`.
-type Job<V> = Arc<dyn Fn(u32, &mut V) + Send + Sync>;
+pub type Job<V> = Arc<dyn Fn(u32, &mut V) + Send + Sync>;
 
 /// The vCPUs did not all stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

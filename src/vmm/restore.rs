@@ -24,7 +24,7 @@ use super::quiesce::Quiesce;
 use super::save::{MachineState, SerialSection, VcpuSection};
 use super::vcpu::Shared;
 use crate::clock::{FrequencyError, TscFrequency};
-use crate::host::{Bracketed, PairError, PairSource, host_tsc};
+use crate::host::{Bracketed, PairError, PairSource};
 use crate::kvm::{
     Capabilities, ClockMode, HypercallMode, IrqchipState, KvmFeature, PlatformState, RestoredTsc,
     XenVm, XenVmConfig, check_xsave, guest_cpuid, share_registers,
@@ -32,9 +32,9 @@ use crate::kvm::{
 use crate::pages::{GuestRam, GuestRamHandle};
 use crate::state::{
     FrequencyPlan, HostNow, RestoredTime, Section, StateError, StateReader, StoppedClock, Tag,
-    TimePolicy, read_pages, tag,
+    TimeError, TimePolicy, read_pages, tag,
 };
-use crate::xen::{Clock, Domain, DomainState, MAX_VCPUS, RestoreError, cpuid};
+use crate::xen::{Clock, Domain, DomainState, MAX_VCPUS, cpuid};
 
 /// Who is told that the guest was restored, after everything of it is there and
 /// before it runs: devices that tell the guest.
@@ -289,14 +289,18 @@ impl Machine {
         let (serial, hvc) = (consoles.to(Console::Serial), consoles.to(Console::Hvc));
         let devices = PortDevices::restored(line, serial, hvc, saved.serial)?;
         platform.start(&domain).map_err(host("the timer thread"))?;
-        domain.reattach_console().map_err(RestoreError::from)?;
+        domain.reattach_console()?;
         // After the TSC and the local APICs, to which they are delivered.
-        domain.resume(gap_ns(&saved.clock, config.time, &vm));
+        // What the guest's clock shows since the stop it did not run: all of the gap
+        // with advance, what the restore itself took with freeze.
+        domain.resume(vm.clock.system_time_ns().saturating_sub(stopped_ns(&saved.clock)?));
         for tell in &config.on_restored {
             tell(&time, &domain);
         }
         let XenVm { vm, vcpus, clock, .. } = vm;
+        let since_stop_ns = clock.system_time_ns().saturating_sub(stopped_ns(&saved.clock)?);
         tracing::info!(
+            since_stop_ns,
             away_ns = %time.away_ns, bridge = ?time.bridge, error_ns = time.error_ns,
             incarnation = time.incarnation, tsc_offset = clock.tsc().offset(),
             "the guest goes on"
@@ -363,16 +367,9 @@ fn restored_tsc(
     Ok((tsc, time))
 }
 
-/// System time that passed while nobody ran.
-fn gap_ns(clock: &StoppedClock, policy: TimePolicy, vm: &XenVm) -> u64 {
-    match policy {
-        TimePolicy::Freeze | TimePolicy::Inject => 0,
-        TimePolicy::Advance => {
-            let line = vm.clock.line();
-            let now_ns = line.system_time_ns(vm.clock.tsc().from_host(host_tsc()));
-            now_ns.saturating_sub(line.system_time_ns(clock.guest_tsc))
-        }
-    }
+/// System time when the guest stopped.
+fn stopped_ns(clock: &StoppedClock) -> Result<u64, TimeError> {
+    Ok(clock.line()?.system_time_ns(clock.guest_tsc))
 }
 
 /// CPUID, with what Xen says of the new place, then registers.

@@ -10,13 +10,14 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vm_superio::serial::SerialState;
 
 use super::config::Console;
-use super::quiesce::NotStopped;
+use super::quiesce::{Job, NotStopped};
 use super::restore::{HostTimeError, host_now};
 use super::vcpu::{Shared, VcpuParts};
 use crate::clock::TscFrequency;
 use crate::host::host_tsc;
 use crate::kvm::{
     HypercallMode, IrqchipState, KvmClock, VcpuRegisters, VcpuStateError, check_xsave, saved_msrs,
+    serve_requests,
 };
 use crate::state::{AtomicFile, StateError, StateWriter, StoppedClock, tag, write_memory};
 use crate::xen::{Clock, RestoreError};
@@ -200,9 +201,16 @@ impl Savable {
     /// Has each vCPU's thread read its vCPU.
     fn vcpus(
         &self,
-        on_each: &dyn Fn(Arc<dyn Fn(u32, &mut VcpuParts) + Send + Sync>),
+        on_each: &dyn Fn(Job<VcpuParts>),
         indices: &[u32],
     ) -> Result<Vec<VcpuSection>, SaveError> {
+        // A timer of a local APIC that expired while its vCPU stood still is kept
+        // by KVM where nobody can read it, until the vCPU goes in.
+        on_each(Arc::new(|id, vcpu: &mut VcpuParts| {
+            if let Err(error) = serve_requests(&mut vcpu.fd) {
+                tracing::debug!(vcpu = id, %error, "a pending local APIC timer may be lost");
+            }
+        }));
         let read = Arc::new(Mutex::new(Vec::new()));
         let (to, indices) = (Arc::clone(&read), indices.to_vec());
         on_each(Arc::new(move |id, vcpu: &mut VcpuParts| {

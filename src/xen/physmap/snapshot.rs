@@ -55,10 +55,8 @@ impl Physmap {
     pub(in crate::xen) fn snapshot(&self) -> PhysmapState {
         let _changing = self.changing();
         let state = self.lock();
-        let block = |(block, words): (&u64, &Box<[u64; BLOCK_WORDS]>)| {
-            (*block, Bytes::of(words.as_slice()))
-        };
-        let holes = state.holes.0.iter().map(block);
+        let holes =
+            state.holes.0.iter().map(|(block, words)| (*block, Bytes::of(words.as_slice())));
         PhysmapState {
             // A block whose holes were all filled again says nothing.
             holes: holes.filter(|(_, bits)| !bits.as_slice().is_empty()).collect(),
