@@ -310,3 +310,36 @@ fn common_tsc(vcpus: &[VcpuFd], scaling: TscScaling) -> Result<GuestTsc, XenVmEr
     }
     Ok(common.unwrap_or(GuestTsc::with_offset(0)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::scaling::FRAC_BITS_AMD;
+
+    fn tsc(scaling: TscScaling, start: TscStart) -> RestoredTsc {
+        let frequency = TscFrequency::from_khz(1_000_000).unwrap();
+        let line = SystemTimeLine::new(frequency, 0, 0).unwrap();
+        RestoredTsc { khz: None, scaling, start, line }
+    }
+
+    #[test]
+    fn the_offset_leads_through_the_point() {
+        let half = TscScaling::new(1 << 31, FRAC_BITS_AMD, 99).unwrap();
+        for scaling in [TscScaling::unscaled(7), half] {
+            for (host_tsc, guest_tsc) in [(1000, 5000), (5000, 1000), (u64::MAX, 0), (0, u64::MAX)]
+            {
+                let offset = tsc(scaling, TscStart::At { host_tsc, guest_tsc }).offset();
+                assert_eq!(scaling.with_offset(offset).guest_tsc(host_tsc), guest_tsc);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frozen_tsc_goes_on_when_it_is_set() {
+        let start = TscStart::WhenSet { guest_tsc: 1 << 40 };
+        let before = host_tsc();
+        let offset = tsc(TscScaling::unscaled(0), start).offset();
+        let guest = GuestTsc::with_offset(offset);
+        assert!(guest.from_host(before) <= 1 << 40 && guest.now() >= 1 << 40);
+    }
+}
