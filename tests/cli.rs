@@ -185,6 +185,70 @@ fn words_that_mean_nothing() {
     refused(&["demo", "--kernel", "x"], 2, &["--initrd"]);
 }
 
+/// What the laboratory and the clients of the control socket refuse.
+#[test]
+fn clock_commands_that_can_not_be() {
+    let cases: [(&[&str], i32, &[&str]); 18] = [
+        (&["lab", "--days", "0"], 2, &["--days", "'0'", "from 1 up"]),
+        (&["lab", "--duration", "5"], 2, &["--duration", "'5'", "90m"]),
+        (&["lab", "--duration", "1h", "--days", "2"], 2, &["--duration", "--days"]),
+        (&["lab", "--duration", "9999y"], 2, &["3000000 kHz", "64 bits"]),
+        (&["lab", "--host-khz", "0"], 2, &["--host-khz", "'0'"]),
+        (&["lab", "--host-khz", "999"], 2, &["host 999 kHz", "1 MHz"]),
+        (&["lab", "--guest-khz", "2500000,x"], 2, &["--guest-khz", "'x'"]),
+        (
+            &["lab", "--host-khz", "10000", "--guest-khz", "4000000", "--scaling", "amd"],
+            2,
+            &["4000000"],
+        ),
+        (&["lab", "--scaling", "arm"], 2, &["arm", "intel"]),
+        (&["lab", "--updates-every", "0s"], 2, &["--updates-every", "'0s'"]),
+        (&["lab", "--updates-every", "1h", "--updates-at", "2h"], 2, &["--updates-at"]),
+        (&["lab", "--ntp", "1h:fast"], 2, &["--ntp", "rate", "-20ppm"]),
+        (&["lab", "--ntp", "@/nonexistent/ntp"], 2, &["/nonexistent/ntp", "No such file"]),
+        (&["lab", "--points", "0"], 2, &["--points", "'0'"]),
+        (&["lab", "--html", "/nonexistent/lab.html"], 1, &["--html", "/nonexistent/lab.html"]),
+        (&["watch", "/nonexistent/socket"], 1, &["/nonexistent/socket", "--api-socket"]),
+        (&["verify", "/dev/null"], 1, &["/dev/null", "--api-socket"]),
+        (&["verify", "/nonexistent/socket", "--seconds", "0"], 2, &["--seconds", "'0'"]),
+    ];
+    for (args, status, parts) in cases {
+        let args: Vec<&str> = ["clock"].iter().chain(args).copied().collect();
+        let output = kvm_xen(&args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{args:?}: {error}");
+        for part in parts {
+            assert!(error.contains(part), "{args:?}: no {part:?} in {error}");
+        }
+    }
+}
+
+#[test]
+fn control_sockets_that_can_not_be() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &pvh_elf(0x100));
+    let file = files.put("file", b"mine");
+    let long = format!("/tmp/{}", "x".repeat(200));
+    for (path, parts) in [
+        (file.as_str(), ["no socket is there", "file"]),
+        ("/nonexistent/api", ["/nonexistent/api", "No such file"]),
+        (long.as_str(), ["205 bytes", "107"]),
+    ] {
+        refused(&["run", "--kernel", &kernel, "--api-socket", path], 1, &parts);
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+    // The socket goes again where there is no machine to serve.
+    let path = files.0.path().join("api");
+    let path = path.to_str().unwrap();
+    refused(
+        &["run", "--kernel", "/nonexistent/kernel", "--api-socket", path],
+        1,
+        &["No such file"],
+    );
+    assert!(!Path::new(path).exists());
+}
+
 /// All that keeps a check from beginning is status 2, and comes before any guest.
 #[test]
 fn checks_that_can_not_begin() {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::clock::args::ClockCommandArgs;
 use crate::kvm::{ClockMode, KVM_DEVICE, KvmFeature};
 use crate::state::TimePolicy;
 
@@ -32,6 +33,8 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Show a guest's clocks: the embedded bare-metal guest, or a Linux kernel
     Demo(DemoArgs),
+    /// Look at clocks: the laboratory of drift, a running guest's
+    Clock(ClockCommandArgs),
     /// Run a Linux kernel through a matrix of Xen machines and judge it
     ///
     /// Exit status: 0 every cell holds, 1 some do not, 2 the check could not begin.
@@ -110,6 +113,9 @@ pub struct RunArgs {
     /// Which console is this terminal: ttyS0, hvc0 or neither
     #[arg(long, value_enum, default_value_t = ConsoleArg::Serial)]
     pub console: ConsoleArg,
+    /// Serve HTTP and JSON on a Unix socket here: status, clock, metrics, pause, resume
+    #[arg(long, value_name = "PATH")]
+    pub api_socket: Option<PathBuf>,
     #[command(flatten)]
     pub save: SaveArgs,
 }

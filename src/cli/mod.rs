@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod clock;
 mod demo;
 mod evidence;
 mod masterclock;
@@ -33,6 +34,7 @@ pub fn main() -> ExitCode {
         Command::Restore(args) => restore::restore(&args),
         Command::Probe(args) => probe::probe(&args),
         Command::Demo(args) => demo::demo(&args),
+        Command::Clock(args) => clock::clock(&args),
         Command::Check(args) => check::check(&args),
         Command::CheckCell(args) => check::cell(&args),
     };

@@ -7,7 +7,11 @@ use super::args::{
     ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SaveArgs, SwitchArg,
 };
 use super::check::CheckError;
+use super::clock::ClockError;
 use crate::kvm::{HypercallMode, ProbeError};
+use crate::vmm::api::ApiServer;
+use crate::vmm::api::http::Limits;
+use crate::vmm::api::socket::{ApiSocket, SocketError};
 use crate::vmm::config::{Console, Initrd, Kernel, MachineConfig, MachineError};
 use crate::vmm::exit::ExitReason;
 use crate::vmm::machine::Machine;
@@ -34,6 +38,15 @@ pub enum CliError {
     /// What was shown is wrong.
     #[error("{0}")]
     Check(String),
+    /// `--api-socket`.
+    #[error(transparent)]
+    ApiSocket(#[from] SocketError),
+    /// The control socket.
+    #[error("no thread for the control socket: {0}")]
+    ApiThread(std::io::Error),
+    /// `kvm-xen clock`.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
     /// `kvm-xen check` could not begin.
     #[error(transparent)]
     Begin(#[from] CheckError),
@@ -48,6 +61,7 @@ impl CliError {
     /// Whether the command line itself is at fault.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Memory(_) | Self::Cpus(_) | Self::XenVersion(_) | Self::Begin(_))
+            || matches!(self, Self::Clock(error) if error.is_usage())
             || matches!(self, Self::Machine(MachineError::Memory(_) | MachineError::Cpus { .. }))
     }
 }
@@ -104,7 +118,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     config.console = console;
     config.input = console != Console::None;
     config.cmdline = args.cmdline.clone().unwrap_or_else(|| default.to_owned());
+    // Bound before there is a guest: a path that can not be is told at once.
+    let socket = args.api_socket.as_deref().map(ApiSocket::bind).transpose()?;
     let machine = Machine::new(&config, Box::new(std::io::stdout()))?;
+    let server = socket
+        .map(|socket| ApiServer::start(socket, machine.control(), Limits::default()))
+        .transpose()
+        .map_err(CliError::ApiThread)?;
     if machine.rewritten_sites() > 0 {
         // The guest's code is not what its file holds: whoever debugs it must know.
         super::complain(format_args!(
@@ -113,7 +133,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
             machine.rewritten_sites()
         ));
     }
-    run_to_end(machine, &args.save)
+    let status = run_to_end(machine, &args.save);
+    drop(server);
+    status
 }
 
 /// Runs a machine to its end, and saves it where that is asked for.

@@ -12,11 +12,11 @@
 //! # Ok::<(), kvm_xen::clock::lab::LabError>(())
 //! ```
 
-use super::kvm_models::{KvmClocks, ModelError, linux_clocksource_rate};
-use super::scaling::{FRAC_BITS_AMD, FRAC_BITS_INTEL};
-use super::tai::CounterPeriod;
-use super::wide::mul_div;
-use super::{FrequencyError, LineError, NANOS_PER_SEC, SystemTimeLine, TscFrequency};
+mod bench;
+
+use super::kvm_models::ModelError;
+use super::{FrequencyError, LineError, NANOS_PER_SEC};
+use bench::{Bench, per_day, ppb};
 
 /// Hardware TSC scaling of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +40,19 @@ pub struct NtpStretch {
     pub step_ns: i64,
 }
 
+/// When KVM's masterclock is updated.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Updates {
+    /// Not after the start.
+    #[default]
+    Never,
+    /// Every so many seconds; 0 is never.
+    Every(u64),
+    /// At these moments, s. In any order; 0 and what comes after the end do not
+    /// count.
+    At(Vec<u64>),
+}
+
 /// What is to be computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scenario {
@@ -53,8 +66,8 @@ pub struct Scenario {
     pub seconds: u64,
     /// Points of each series, one at least.
     pub points: u32,
-    /// A masterclock update of KVM's every so many seconds.
-    pub update_every: Option<u64>,
+    /// Masterclock updates of KVM's.
+    pub updates: Updates,
     /// Whether CLOCK_MONOTONIC_RAW runs at the rate of Linux's clocksource, or
     /// at the exact one.
     pub linux_raw: bool,
@@ -96,12 +109,15 @@ pub enum LabError {
 /// The errors of one clock.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Track {
-    /// (s, ns of error).
+    /// (s, ns of error). Before a masterclock update and after it are two points
+    /// of one second.
     pub points: Vec<(u64, i128)>,
     /// The largest magnitude at those points, and just before each jump, ns.
     pub worst_ns: u128,
     /// Drift between jumps in 10^-9, rounded to the nearest.
     pub ppb: i64,
+    /// The same in ns a day, rounded to the nearest.
+    pub per_day_ns: i128,
     /// Times at which the clock jumped.
     pub jumps: u64,
     /// The jump of largest magnitude, ns; negative for backwards.
@@ -119,6 +135,8 @@ pub struct Report {
     pub c: Track,
     /// Our page: the line as a guest computes it, of 32 bits.
     pub ours: Track,
+    /// The same with the multiplier that lets Linux read the true kHz.
+    pub ours_khz: Track,
     /// Our line to 64 bits, as the VMClock states it.
     pub ours_tai: Track,
     /// UTC by KVM's wallclock, written once, and B.
@@ -138,7 +156,7 @@ impl Scenario {
             scaling,
             seconds: 86_400,
             points: 100,
-            update_every: None,
+            updates: Updates::Never,
             linux_raw: false,
             ntp: Vec::new(),
             wallclock_bound_ns: 500,
@@ -153,49 +171,64 @@ impl Scenario {
     /// a TSC wraps (58 years at 10 GHz).
     pub fn run(&self) -> Result<Report, LabError> {
         let bench = Bench::new(self)?;
+        let moments = self.moments(&bench);
+        let track = |error: &dyn Fn(u64) -> i128| track(&moments, |at, _| error(at));
+        // B as it was when an update came, and as it is from then on.
+        let b = |at, before| if before { bench.b_before_update(at) } else { bench.b(at) };
         let mut report = Report {
-            a: self.track(|at| bench.a(at)),
-            b: self.track(|at| bench.b(at)),
-            c: self.track(|at| bench.c(at)),
-            ours: self.track(|at| bench.ours(at)),
-            ours_tai: self.track(|at| bench.ours_tai(at)),
-            wallclock_kvm: self.track(|at| bench.wallclock_kvm(at)),
-            wallclock_ours: self.track(|at| bench.wallclock_ours(at)),
+            a: track(&|at| bench.a(at)),
+            b: self::track(&moments, b),
+            c: track(&|at| bench.c(at)),
+            ours: track(&|at| bench.ours(at)),
+            ours_khz: track(&|at| bench.ours_khz(at)),
+            ours_tai: track(&|at| bench.ours_tai(at)),
+            wallclock_kvm: self::track(&moments, |at, before| b(at, before) - bench.utc(at)),
+            wallclock_ours: track(&|at| bench.wallclock_ours(at)),
         };
-        self.jumps(&bench, &mut report);
+        Self::jumps(&bench, &mut report);
         // Drift: over the longest stretch without a jump.
-        let stretch = self.update_every.unwrap_or(self.seconds).min(self.seconds);
-        for (track, error) in [
-            (&mut report.a, bench.a(self.seconds)),
-            (&mut report.c, bench.c(self.seconds)),
-            (&mut report.ours, bench.ours(self.seconds)),
-            (&mut report.ours_tai, bench.ours_tai(self.seconds)),
-            (&mut report.wallclock_kvm, bench.wallclock_kvm(self.seconds)),
+        let stretch = bench.longest_stretch();
+        let end = self.seconds;
+        for (track, error, seconds) in [
+            (&mut report.a, bench.a(end), end),
+            (&mut report.b, bench.b_free(stretch), stretch),
+            (&mut report.c, bench.c(end), end),
+            (&mut report.ours, bench.ours(end), end),
+            (&mut report.ours_khz, bench.ours_khz(end), end),
+            (&mut report.ours_tai, bench.ours_tai(end), end),
+            (&mut report.wallclock_kvm, bench.b(end) - bench.utc(end), end),
         ] {
-            track.ppb = ppb(error, self.seconds);
+            track.ppb = ppb(error, seconds);
+            track.per_day_ns = per_day(error, seconds);
         }
-        report.b.ppb = ppb(bench.b_free(stretch), stretch);
         self.rewrites(&bench, &mut report.wallclock_ours);
         Ok(report)
     }
 
-    fn track(&self, error: impl Fn(u64) -> i128) -> Track {
+    /// The moments of the series, and before them, marked, the last update of
+    /// KVM's in each interval: so the range of its clock is seen even where
+    /// there are more updates than points.
+    fn moments(&self, bench: &Bench<'_>) -> Vec<(u64, bool)> {
         let points = u128::from(self.points);
         let at = |n| u64::try_from(u128::from(self.seconds) * n / points).unwrap_or(self.seconds);
-        let points: Vec<_> = (0..=points).map(at).map(|at| (at, error(at))).collect();
-        let worst_ns = points.iter().map(|(_, error)| error.unsigned_abs()).max().unwrap_or(0);
-        Track { points, worst_ns, ..Track::default() }
+        let mut moments: Vec<(u64, bool)> = Vec::new();
+        for at in (0..=points).map(at) {
+            let update = bench.last_update(at);
+            if update > moments.last().map_or(0, |(last, _)| *last) {
+                moments.extend([(update, true), (update, false)]);
+            }
+            if moments.last() != Some(&(at, false)) || update != at {
+                moments.push((at, false));
+            }
+        }
+        moments
     }
 
-    /// B's jumps: at the first update and the last, between which they change
-    /// by what A's and B's rounding differ.
-    fn jumps(&self, bench: &Bench<'_>, report: &mut Report) {
-        let Some(every) = self.update_every.filter(|every| (1..=self.seconds).contains(every))
-        else {
-            return;
-        };
-        let count = self.seconds / every;
-        for at in [every, count * every] {
+    /// B's jumps. Where they come at an interval only the first and the last are
+    /// looked at, between which they change by what A's and B's rounding differ.
+    fn jumps(bench: &Bench<'_>, report: &mut Report) {
+        let (count, looked_at) = bench.updates();
+        for at in looked_at {
             let before = bench.b_before_update(at);
             let jump = bench.a(at) - before;
             for (track, more) in [(&mut report.b, 0), (&mut report.wallclock_kvm, bench.utc(at))] {
@@ -244,131 +277,10 @@ impl Scenario {
     }
 }
 
-/// The clocks of one scenario.
-struct Bench<'a> {
-    scenario: &'a Scenario,
-    clocks: KvmClocks,
-    host_hz: u64,
-    guest: TscFrequency,
-    line: SystemTimeLine,
-    period: CounterPeriod,
-}
-
-impl<'a> Bench<'a> {
-    fn new(scenario: &'a Scenario) -> Result<Self, LabError> {
-        if scenario.points == 0 {
-            return Err(LabError::NoPoints);
-        }
-        let (guest_khz, frac_bits) = match scenario.scaling {
-            Scaling::Intel => (scenario.guest_khz, FRAC_BITS_INTEL),
-            Scaling::Amd => (scenario.guest_khz, FRAC_BITS_AMD),
-            Scaling::None => (scenario.host_khz, FRAC_BITS_AMD),
-        };
-        let mut clocks = KvmClocks::new(scenario.host_khz, guest_khz, frac_bits)?;
-        if scenario.linux_raw
-            && let Some(raw) = linux_clocksource_rate(scenario.host_khz)
-        {
-            clocks = clocks.with_raw(raw);
-        }
-        let khz = scenario.host_khz.max(guest_khz);
-        // One kHz more for what the multiplier rounds.
-        if scenario.seconds.checked_mul((u64::from(khz) + 1) * 1_000).is_none() {
-            return Err(LabError::TooLong { seconds: scenario.seconds, khz });
-        }
-        let guest = clocks.scaling().guest_frequency(clocks.host_frequency())?;
-        Ok(Self {
-            scenario,
-            clocks,
-            host_hz: u64::from(scenario.host_khz) * 1_000,
-            guest,
-            line: SystemTimeLine::new(guest, 0, 0)?,
-            period: CounterPeriod::of_frequency(guest),
-        })
-    }
-
-    const fn ticks(&self, seconds: u64) -> u64 {
-        // `new` saw that it fits.
-        self.host_hz.wrapping_mul(seconds)
-    }
-
-    fn a(&self, at: u64) -> i128 {
-        self.clocks.a_error_ns(self.ticks(at))
-    }
-
-    fn c(&self, at: u64) -> i128 {
-        self.clocks.c_error_ns(self.ticks(at))
-    }
-
-    /// B since a start at 0, without an update.
-    fn b_free(&self, at: u64) -> i128 {
-        self.clocks.b_error_ns(0, self.ticks(at))
-    }
-
-    fn b(&self, at: u64) -> i128 {
-        let update =
-            self.scenario.update_every.map_or(0, |every| at - at.checked_rem(every).unwrap_or(at));
-        self.b_from(update, at)
-    }
-
-    /// B at `at` when the last update was at `update`.
-    fn b_from(&self, update: u64, at: u64) -> i128 {
-        self.a(update) + self.clocks.b_error_ns(self.ticks(update), self.ticks(at - update))
-    }
-
-    fn b_before_update(&self, at: u64) -> i128 {
-        let every = self.scenario.update_every.unwrap_or(at);
-        self.b_from(at.saturating_sub(every), at)
-    }
-
-    /// Our page against the exact rate of the guest's TSC.
-    fn ours(&self, at: u64) -> i128 {
-        self.line.rounding_error_ns(self.clocks.scaling().guest_tsc(self.ticks(at)))
-    }
-
-    /// The same of 64 bits: whole ns.
-    fn ours_tai(&self, at: u64) -> i128 {
-        let ticks = self.clocks.scaling().guest_tsc(self.ticks(at));
-        let units = self.period.units_in(ticks);
-        // Below 2^116; the quotient has no more bits than the time.
-        let exact = mul_div(ticks, u128::from(self.guest.den()) << 64, self.guest.num());
-        let exact = exact.map_or(units, |(floor, _)| floor);
-        let ns = (exact.abs_diff(units) * u128::from(NANOS_PER_SEC)) >> 64;
-        -i128::try_from(ns).unwrap_or(i128::MAX)
-    }
-
-    /// UTC less the exact rate at `at`, ns.
-    fn utc(&self, at: u64) -> i128 {
-        let mut left = at;
-        let mut sum = 0;
-        for stretch in &self.scenario.ntp {
-            let seconds = stretch.seconds.min(left);
-            left -= seconds;
-            sum += i128::from(seconds) * i128::from(stretch.ppb);
-            if seconds < stretch.seconds {
-                break;
-            }
-            sum += i128::from(stretch.step_ns);
-        }
-        sum
-    }
-
-    fn wallclock_kvm(&self, at: u64) -> i128 {
-        self.b(at) - self.utc(at)
-    }
-
-    /// What is left of the drift since the last rewrite.
-    fn wallclock_ours(&self, at: u64) -> i128 {
-        let drift = self.ours(at) - self.utc(at);
-        let reach = i128::from(self.scenario.wallclock_bound_ns) + 1;
-        drift % reach
-    }
-}
-
-/// `error / seconds` in 10^-9, rounded to the nearest.
-fn ppb(error_ns: i128, seconds: u64) -> i64 {
-    let seconds = i128::from(seconds.max(1));
-    let half = seconds / 2 * error_ns.signum();
-    i64::try_from((error_ns + half) / seconds).unwrap_or(i64::MAX)
+fn track(moments: &[(u64, bool)], error: impl Fn(u64, bool) -> i128) -> Track {
+    let points: Vec<_> = moments.iter().map(|&(at, before)| (at, error(at, before))).collect();
+    let worst_ns = points.iter().map(|(_, error)| error.unsigned_abs()).max().unwrap_or(0);
+    Track { points, worst_ns, ..Track::default() }
 }
 
 #[cfg(test)]

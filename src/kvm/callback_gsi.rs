@@ -56,7 +56,7 @@ impl CallbackGsi {
                 self.drop_line(&mut line);
                 match self.connect(gsi) {
                     Ok(connected) => *line = Some(connected),
-                    Err(error) => tracing::warn!(
+                    Err(error) => tracing::debug!(
                         gsi, %error,
                         "no irqfd for the callback GSI; the guest may see it more than once"
                     ),

@@ -127,7 +127,10 @@ impl Guarded {
                 if area == VcpuArea::VcpuInfo {
                     pages.seen = None;
                 }
-                pages.pending.push(area);
+                // The vCPU may stand in a poll for long, and another name it again.
+                if !pages.pending.contains(&area) {
+                    pages.pending.push(area);
+                }
             }
         }
         if active { PageOwner::Kvm } else { PageOwner::Us }
@@ -205,6 +208,8 @@ impl Guarded {
     }
 
     /// Registers what waits for this vCPU, on its own thread, before it enters.
+    /// Whether its `vcpu_info` was among it: events that KVM delivered meanwhile
+    /// are in the old one.
     ///
     /// # Errors
     /// KVM's refusal of an address; the guest then has no clock there.
@@ -212,12 +217,13 @@ impl Guarded {
         &self,
         vcpu: u32,
         fd: &VcpuFd,
-    ) -> Result<(), vmm_sys_util::errno::Error> {
+    ) -> Result<bool, vmm_sys_util::errno::Error> {
         if !self.is_active() {
-            return Ok(());
+            return Ok(false);
         }
         let mut state = self.lock();
-        let Some(pages) = pages_of(&mut state.vcpus, vcpu) else { return Ok(()) };
+        let Some(pages) = pages_of(&mut state.vcpus, vcpu) else { return Ok(false) };
+        let moved = pages.pending.contains(&VcpuArea::VcpuInfo);
         for area in std::mem::take(&mut pages.pending) {
             let (kind, at) = match area {
                 VcpuArea::VcpuInfo => (KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO, pages.info),
@@ -231,7 +237,7 @@ impl Guarded {
             };
             xen_vcpu_set_attr(fd, &attr)?;
         }
-        Ok(())
+        Ok(moved)
     }
 
     /// Brings KVM's clock onto the line before the guest runs, if KVM is to own

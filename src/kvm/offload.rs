@@ -68,6 +68,8 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Offload {
     able: bool,
+    /// `State::active`, for who must not take the lock.
+    delivering: AtomicBool,
     /// Whether a vCPU has something to set on its own thread: another thread
     /// would block on KVM's vCPU mutex for as long as the guest runs.
     waiting: Vec<AtomicBool>,
@@ -82,6 +84,7 @@ impl Offload {
         Self {
             able: flags & KVM_XEN_HVM_CONFIG_EVTCHN_SEND != 0
                 && version(&release) >= Some(EXACT_TIMERS_SINCE),
+            delivering: AtomicBool::new(false),
             waiting: std::iter::repeat_with(AtomicBool::default).take(vcpus).collect(),
             state: Mutex::new(State {
                 active: false,
@@ -97,6 +100,7 @@ impl Offload {
     pub(super) fn give_up(&mut self) {
         self.able = false;
         self.lock().active = false;
+        self.delivering.store(false, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -110,6 +114,7 @@ impl Offload {
         if !self.able || !state.two_levels || std::mem::replace(&mut state.active, true) {
             return Vec::new();
         }
+        self.delivering.store(true, Ordering::Relaxed);
         if let (Some(_), _) = state.shared_info {
             set_shared_info(vm, state.shared_info);
         }
@@ -118,11 +123,17 @@ impl Offload {
         (0u32..).zip(&self.waiting).map(|(vcpu, _)| vcpu).collect()
     }
 
+    /// Whether KVM delivers events by itself.
+    pub(super) fn is_active(&self) -> bool {
+        self.delivering.load(Ordering::Relaxed)
+    }
+
     /// `shared_info` lies at `gpa` now, or nowhere.
     pub(super) fn shared_info_placed(&self, vm: &VmFd, gpa: Option<GuestAddress>, long_mode: bool) {
         let mut state = self.lock();
-        state.shared_info = (gpa, long_mode);
-        if state.active {
+        let was = std::mem::replace(&mut state.shared_info, (gpa, long_mode));
+        // Each setting is a masterclock update.
+        if state.active && was != state.shared_info && (was.0.is_some() || gpa.is_some()) {
             set_shared_info(vm, state.shared_info);
         }
     }

@@ -2,7 +2,7 @@
 //! timers in user space, pages by memory slots.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use super::{
 use crate::xen::{CallbackVia, Clock, Domain, PageOwner, Platform, StartLimits, VcpuArea};
 
 const MSI_ADDRESS: u32 = 0xfee0_0000;
+/// A vCPU that waits looks so often for events that KVM delivered by itself.
+const LOOK_EVERY_NS: u64 = 1_000_000;
 /// Delivery mode NMI in a message's data.
 const DELIVER_NMI: u32 = 4 << 8;
 
@@ -90,6 +92,7 @@ pub struct KvmPlatform {
     timer_thread: Mutex<Option<JoinHandle<()>>>,
     guarded: Guarded,
     callback_gsi: CallbackGsi,
+    domain: OnceLock<Weak<Domain>>,
     caps: Capabilities,
     mode: ClockMode,
     callback: CallbackVector,
@@ -121,6 +124,7 @@ impl KvmPlatform {
             guarded: Guarded::new(mode, Arc::clone(&clock), count),
             offload,
             callback_gsi: CallbackGsi::new(Arc::clone(&vm)),
+            domain: OnceLock::new(),
             vm,
             clock,
             caps,
@@ -150,6 +154,8 @@ impl KvmPlatform {
     pub fn start(&self, domain: &Arc<Domain>) -> std::io::Result<()> {
         let domain: Weak<Domain> = Arc::downgrade(domain);
         self.callback_gsi.follow(Weak::clone(&domain));
+        // Started once.
+        let _ = self.domain.set(Weak::clone(&domain));
         let thread = self.timers.spawn(move |vcpu| {
             if let Some(domain) = domain.upgrade() {
                 domain.timer_expired(vcpu);
@@ -232,9 +238,13 @@ impl KvmPlatform {
             let vector = untaken.swap(0, Ordering::SeqCst);
             self.send(vcpu, vector);
         }
-        self.guarded
+        let moved = self
+            .guarded
             .before_entry(vcpu, fd)
             .map_err(|error| EntryError::ClockPage { vcpu, error })?;
+        if moved && let Some(domain) = self.domain.get().and_then(Weak::upgrade) {
+            domain.vcpu_info_moved(vcpu);
+        }
         if let Some(vector) = self.offload.before_entry(vcpu, fd) {
             self.send(vcpu, vector);
         }
@@ -277,7 +287,16 @@ impl KvmPlatform {
     /// Waits on `vcpu`'s own thread until it is woken, for whatever reason, or
     /// `deadline_ns` of system time has come; `false` if it has.
     pub fn wait(&self, vcpu: u32, deadline_ns: Option<u64>) -> bool {
-        let timeout = match deadline_ns.map(|at| at.saturating_sub(self.clock.system_time_ns())) {
+        // KVM wakes nobody who waits here.
+        let now_ns = self.clock.system_time_ns();
+        let look_at_ns = now_ns.saturating_add(LOOK_EVERY_NS);
+        if self.offload.is_active() && deadline_ns.is_none_or(|at| at > look_at_ns) {
+            if let Some(kicker) = self.kicker(vcpu) {
+                kicker.wait(Some(Duration::from_nanos(LOOK_EVERY_NS)));
+            }
+            return true;
+        }
+        let timeout = match deadline_ns.map(|at| at.saturating_sub(now_ns)) {
             Some(0) => return false,
             left => left.map(Duration::from_nanos),
         };
@@ -366,6 +385,10 @@ impl Platform for KvmPlatform {
         if self.offload.timer_port(vcpu, port) {
             self.kick(vcpu);
         }
+    }
+
+    fn delivers_events(&self) -> bool {
+        self.offload.is_active()
     }
 
     fn upcall_vector(&self, vcpu: u32, vector: u8) {

@@ -96,7 +96,7 @@ pub(super) fn rewrite_hypercalls(
 /// a kernel, and fits, is known before anything runs.
 ///
 /// # Errors
-/// As [`Machine::new`], as far as files and memory are concerned.
+/// As `Machine::new`, as far as files and memory are concerned.
 pub fn check_boot(config: &MachineConfig) -> Result<(), MachineError> {
     let (layout, ram) = make_memory(config.memory)?;
     load(&ram, &layout, config).map(drop)

@@ -13,12 +13,14 @@ use xen_abi::errno::Errno;
 use super::acpi;
 use super::boot::{PVH_MSRS, pvh_regs, pvh_sregs};
 use super::config::{Console, MachineConfig, MachineError, host};
+use super::control::{Control, Facts};
 use super::devices::PortDevices;
 use super::exit::{ExitLatch, ExitReason};
 use super::input::{self, RawTerminal};
 use super::load::{Loaded, check_cpus, load, make_memory, rewrite_hypercalls};
 use super::memory::{CONSOLE_PFN, PAGE_SIZE};
 use super::output::{ConsoleOutput, ConsoleWriter};
+use super::pause::Pause;
 use super::power::PowerState;
 use super::quiesce::Quiesce;
 use super::save::Savable;
@@ -58,6 +60,7 @@ pub struct MachineReport {
 /// A machine that is ready to run.
 pub struct Machine {
     pub(super) shared: Arc<Shared>,
+    pub(super) control: Arc<Control>,
     pub(super) vcpus: Vec<VcpuFd>,
     /// How each vCPU's thread stood, if the guest was saved before.
     pub(super) saved: Option<Vec<PowerState>>,
@@ -162,8 +165,19 @@ impl Machine {
         tracing::debug!("ready to run");
         let exit = ExitLatch::default();
         let quiesce = Quiesce::new(config.cpus);
+        let pause = Arc::new(Pause::new(config.cpus));
+        let shared =
+            Arc::new(Shared { domain, platform, vm, stubs, devices, exit, pause, quiesce });
+        let facts = Facts {
+            vcpus: config.cpus,
+            memory_bytes: config.memory,
+            hypercalls,
+            xen_version: config.xen_version,
+        };
+        let control = Control::new(Arc::clone(&shared), Arc::clone(&clock), facts);
         Ok(Self {
-            shared: Arc::new(Shared { domain, platform, vm, stubs, devices, exit, quiesce }),
+            shared,
+            control: Arc::new(control),
             vcpus,
             saved: None,
             clock,
@@ -250,6 +264,11 @@ impl Machine {
         }
     }
 
+    /// What can be asked of the machine while it runs, from any thread.
+    pub fn control(&self) -> Arc<Control> {
+        Arc::clone(&self.control)
+    }
+
     /// The guest, for whoever watches it while it runs.
     pub fn domain(&self) -> Arc<Domain> {
         Arc::clone(&self.shared.domain)
@@ -296,7 +315,7 @@ pub(super) fn stubs(hypercalls: HypercallMode) -> HypercallStubs {
 }
 
 /// Reads the wallclock page as the guest would, and compares it with the host.
-fn wallclock_error(domain: &Domain, clock: &KvmClock) -> Option<i128> {
+pub(super) fn wallclock_error(domain: &Domain, clock: &KvmClock) -> Option<i128> {
     let epoch = domain.wallclock_page()?;
     let host = read_realtime();
     let system_time_ns = clock.line().system_time_ns(clock.tsc().from_host(host.host_tsc));

@@ -2,9 +2,11 @@
 //! threads.
 
 pub mod acpi;
+pub mod api;
 pub mod boot;
 pub mod clock_metrics;
 pub mod config;
+pub mod control;
 pub mod demo_guest;
 pub mod devices;
 pub mod exit;
@@ -16,6 +18,7 @@ pub mod loader;
 pub mod machine;
 pub mod memory;
 pub mod output;
+pub mod pause;
 mod power;
 pub mod quiesce;
 pub mod restore;

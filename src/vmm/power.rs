@@ -24,6 +24,8 @@ pub struct PowerState {
     pub running: bool,
     /// `KVM_MP_STATE_*` in which the vCPU went down.
     pub stopped_in: u32,
+    /// The domain knows of the INIT that the vCPU stands at.
+    pub init_told: bool,
 }
 
 /// Whether one vCPU runs, kept by its thread.
@@ -33,6 +35,8 @@ pub(super) struct Power {
     running: bool,
     /// KVM's state in which the vCPU went down.
     stopped_in: kvm_mp_state,
+    /// The domain knows of the INIT that the vCPU stands at.
+    init_told: bool,
 }
 
 impl Power {
@@ -42,16 +46,21 @@ impl Power {
         if running {
             shared.domain.vcpu_started(id);
         }
-        Self { id, running, stopped_in: state(KVM_MP_STATE_RUNNABLE) }
+        Self { id, running, stopped_in: state(KVM_MP_STATE_RUNNABLE), init_told: false }
     }
 
     /// Of a vCPU that was saved; KVM's state of it is restored.
     pub(super) fn restored(id: u32, from: PowerState) -> Self {
-        Self { id, running: from.running, stopped_in: state(from.stopped_in) }
+        let stopped_in = state(from.stopped_in);
+        Self { id, running: from.running, stopped_in, init_told: from.init_told }
     }
 
     pub(super) fn snapshot(&self) -> PowerState {
-        PowerState { running: self.running, stopped_in: self.stopped_in.mp_state }
+        PowerState {
+            running: self.running,
+            stopped_in: self.stopped_in.mp_state,
+            init_told: self.init_told,
+        }
     }
 
     /// Follows `VCPUOP_up` and `_down`.
@@ -104,13 +113,20 @@ impl Power {
                     kicker.wait(Some(RETRY));
                 }
             }
-            // The next KVM_RUN sleeps until SIPI, and goes straight on.
-            KVM_MP_STATE_INIT_RECEIVED => shared.domain.vcpu_reset(self.id),
+            // The next KVM_RUN sleeps until SIPI, and goes straight on. What came
+            // out meanwhile is no second INIT.
+            KVM_MP_STATE_INIT_RECEIVED => {
+                if !std::mem::replace(&mut self.init_told, true) {
+                    shared.domain.vcpu_reset(self.id);
+                }
+                return Ok(());
+            }
             _ => {
                 self.running = true;
                 shared.domain.vcpu_started(self.id);
             }
         }
+        self.init_told = false;
         Ok(())
     }
 }
@@ -131,7 +147,8 @@ fn finish_exit(vcpu: &mut VcpuFd) -> Result<(), Error> {
         vcpu.set_kvm_immediate_exit(1);
         // EINTR: that is all it is to do.
         let came_out = vcpu.run().map(drop);
-        vcpu.set_kvm_immediate_exit(0);
+        // The flag stays: it may be a kick's as well, and the next KVM_RUN, which
+        // returns at once, has the thread look again at what that was for.
         match came_out {
             Err(error) if error.errno() != libc::EINTR => return Err(error),
             _ => {}

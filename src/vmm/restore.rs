@@ -14,11 +14,13 @@ use vm_memory::{GuestAddress, GuestRegionMmap};
 use xen_abi::cpuid::XEN_CPUID_FIRST_LEAF;
 
 use super::config::{Console, MachineError, host};
+use super::control::{Control, Facts};
 use super::devices::PortDevices;
 use super::exit::ExitLatch;
 use super::load::{check_cpus, make_memory};
 use super::machine::{Consoles, Machine, platform, serial_line, stubs};
 use super::memory::PAGE_SIZE;
+use super::pause::Pause;
 use super::power::PowerState;
 use super::quiesce::Quiesce;
 use super::save::{MachineState, SerialSection, VcpuSection};
@@ -305,13 +307,27 @@ impl Machine {
             incarnation = time.incarnation, tsc_offset = clock.tsc().offset(),
             "the guest goes on"
         );
-        let power =
-            |vcpu: &VcpuSection| PowerState { running: vcpu.running, stopped_in: vcpu.stopped_in };
+        let power = |vcpu: &VcpuSection| PowerState {
+            running: vcpu.running,
+            stopped_in: vcpu.stopped_in,
+            init_told: vcpu.init_told,
+        };
         let exit = ExitLatch::default();
         let quiesce = Quiesce::new(saved.machine.cpus);
         let stubs = stubs(hypercalls);
+        let pause = Arc::new(Pause::new(saved.machine.cpus));
+        let shared =
+            Arc::new(Shared { domain, platform, vm, stubs, devices, exit, pause, quiesce });
+        let facts = Facts {
+            vcpus: saved.machine.cpus,
+            memory_bytes: saved.machine.memory,
+            hypercalls,
+            xen_version: saved.domain.config.xen_version,
+        };
+        let control = Arc::new(Control::new(Arc::clone(&shared), Arc::clone(&clock), facts));
         let machine = Self {
-            shared: Arc::new(Shared { domain, platform, vm, stubs, devices, exit, quiesce }),
+            shared,
+            control,
             vcpus,
             saved: Some(saved.vcpus.iter().map(power).collect()),
             clock,

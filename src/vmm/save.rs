@@ -10,6 +10,7 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vm_superio::serial::SerialState;
 
 use super::config::Console;
+use super::power::PowerState;
 use super::quiesce::{Job, NotStopped};
 use super::restore::{HostTimeError, host_now};
 use super::vcpu::{Shared, VcpuParts};
@@ -56,6 +57,9 @@ pub struct VcpuSection {
     pub running: bool,
     /// `KVM_MP_STATE_*` in which it went down.
     pub stopped_in: u32,
+    /// The domain knows of the INIT that it stands at.
+    #[serde(default)]
+    pub init_told: bool,
 }
 
 /// The serial port: section `UART`.
@@ -215,10 +219,12 @@ impl Savable {
         let (to, indices) = (Arc::clone(&read), indices.to_vec());
         on_each(Arc::new(move |id, vcpu: &mut VcpuParts| {
             let registers = VcpuRegisters::read(&vcpu.fd, id, &indices);
+            let PowerState { running, stopped_in, init_told } = vcpu.power.snapshot();
             let section = registers.map(|registers| VcpuSection {
                 registers,
-                running: vcpu.power.snapshot().running,
-                stopped_in: vcpu.power.snapshot().stopped_in,
+                running,
+                stopped_in,
+                init_told,
             });
             to.lock().unwrap_or_else(PoisonError::into_inner).push((id, section));
         }));

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_bindings::{
+    KVM_MP_STATE_HALTED, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use xen_abi::sched::{
     SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SUSPEND, SHUTDOWN_WATCHDOG,
@@ -10,6 +12,7 @@ use xen_abi::sched::{
 
 use super::devices::{PortDevices, PortEffect};
 use super::exit::{ExitLatch, ExitReason};
+use super::pause::Pause;
 use super::power::{Power, PowerState};
 use super::quiesce::Quiesce;
 use crate::kvm::{
@@ -38,6 +41,8 @@ pub struct Shared {
     pub devices: PortDevices,
     /// How the machine ends.
     pub exit: ExitLatch,
+    /// Where vCPUs stand while somebody holds the machine.
+    pub pause: Arc<Pause>,
     /// Where the vCPUs' threads stop to be saved.
     pub quiesce: Quiesce<VcpuParts>,
 }
@@ -54,10 +59,11 @@ impl Shared {
     /// Ends the machine and calls every vCPU out of the guest.
     pub fn end(&self, reason: ExitReason) {
         self.exit.end(reason);
+        self.pause.end();
         self.kick_all();
     }
 
-    /// Calls every vCPU out of the guest, or of a wait.
+    /// Calls every vCPU out of the guest, or of its wait.
     pub fn kick_all(&self) {
         (0..).map_while(|vcpu| self.platform.kicker(vcpu)).for_each(|kicker| kicker.kick());
     }
@@ -66,8 +72,8 @@ impl Shared {
 /// Why a vCPU came out, with what must outlive the borrow of its exit.
 enum Event {
     Nothing,
-    /// It was called out, and has no exit to be served.
-    Interrupted,
+    /// It was called out, and KVM has finished what it came out for before.
+    Called,
     Hypercall(Hypercall, Arrival),
     HypercallPage(u64),
     End(ExitReason),
@@ -98,7 +104,20 @@ fn run_to_end(id: u32, mut fd: VcpuFd, saved: Option<PowerState>, shared: &Share
     };
     let mut vcpu = VcpuParts { fd, power };
     let mut meter = RunMeter::of_this_thread(shared.platform.system_time_ns());
+    shared.pause.enter();
+    let mut settled = true;
     while !shared.exit.is_ending() {
+        if shared.pause.is_held() {
+            if settled {
+                account(id, shared, &mut meter, true);
+                if shared.pause.pass() {
+                    account_pause(id, &vcpu.fd, shared, &mut meter);
+                }
+                continue;
+            }
+            // KVM finishes the last exit on the way in, and comes out at once.
+            vcpu.fd.set_kvm_immediate_exit(1);
+        }
         shared.domain.before_entry(id);
         // Set by what no hypercall of this vCPU did: a watchdog, the last down.
         if let Some(reason) = shared.domain.shutdown_reason() {
@@ -119,6 +138,7 @@ fn run_to_end(id: u32, mut fd: VcpuFd, saved: Option<PowerState>, shared: &Share
             break;
         }
         let event = enter(id, &mut vcpu.fd, shared);
+        settled = matches!(event, Event::Called);
         if stopping {
             vcpu.fd.set_kvm_immediate_exit(0);
         }
@@ -134,8 +154,8 @@ fn run_to_end(id: u32, mut fd: VcpuFd, saved: Option<PowerState>, shared: &Share
             }
         }
         match event {
-            Event::Interrupted if stopping => park(id, &mut vcpu, shared, &mut meter),
-            Event::Nothing | Event::Interrupted => {}
+            Event::Called if stopping => park(id, &mut vcpu, shared, &mut meter),
+            Event::Nothing | Event::Called => {}
             Event::Hypercall(call, arrival) => {
                 let waited = hypercall(id, &mut vcpu.fd, shared, &call, arrival);
                 if waited {
@@ -153,6 +173,7 @@ fn run_to_end(id: u32, mut fd: VcpuFd, saved: Option<PowerState>, shared: &Share
             Event::End(reason) => shared.end(located(reason, &vcpu.fd)),
         }
     }
+    shared.pause.leave();
     kicker.leave();
 }
 
@@ -173,6 +194,17 @@ fn account(id: u32, shared: &Shared, meter: &mut RunMeter, waited: bool) {
     if let Some(spent) = meter.since_last(shared.platform.system_time_ns(), waited) {
         shared.domain.account_runstate(id, spent);
     }
+}
+
+/// Tells the domain that the vCPU stood: stolen time, or sleep if it halted.
+fn account_pause(id: u32, fd: &VcpuFd, shared: &Shared, meter: &mut RunMeter) {
+    let Some(spent) = meter.since_last(shared.platform.system_time_ns(), true) else { return };
+    let halted = fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_HALTED);
+    let spent = match halted {
+        true => spent,
+        false => Spent { runnable_ns: spent.runnable_ns + spent.blocked_ns, blocked_ns: 0 },
+    };
+    shared.domain.account_runstate(id, spent);
 }
 
 /// Adds to a crash where the guest stood.
@@ -225,7 +257,7 @@ fn enter(id: u32, fd: &mut VcpuFd, shared: &Shared) -> Event {
             *exit.error = 1;
             Event::Nothing
         }
-        Ok(VcpuExit::Intr) => Event::Interrupted,
+        Ok(VcpuExit::Intr) => Event::Called,
         Ok(VcpuExit::MmioWrite(..) | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => Event::Nothing,
         Ok(VcpuExit::Shutdown) => crash("triple fault"),
         Ok(VcpuExit::SystemEvent(kind, _)) => match kind {
@@ -244,7 +276,7 @@ fn enter(id: u32, fd: &mut VcpuFd, shared: &Shared) -> Event {
         }
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
             fd.set_kvm_immediate_exit(0);
-            Event::Interrupted
+            Event::Called
         }
         Err(error) => failed(id, "KVM_RUN", error),
     }
@@ -279,9 +311,9 @@ fn hypercall(
         }
         Outcome::Wait { deadline_ns } => {
             waited = true;
-            // A guest expects to come back from a wait for no reason it can see.
             while shared.domain.still_waiting(id)
                 && !shared.exit.is_ending()
+                && !shared.pause.is_held()
                 && !shared.quiesce.is_wanted()
             {
                 if !shared.platform.wait(id, deadline_ns) {

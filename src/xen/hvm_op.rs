@@ -10,10 +10,13 @@ use xen_abi::hvm_op::{
     HVMOP_SET_EVTCHN_UPCALL_VECTOR, HVMOP_SET_PARAM, HVMOP_XENTRACE, HvmEvtchnUpcallVector,
     HvmGetMemType, HvmGetTime, HvmPagetableDying, HvmParam, HvmXentrace,
 };
-use xen_abi::hvm_params::HVM_NR_PARAMS;
+use xen_abi::hvm_params::{HVM_NR_PARAMS, HVM_PARAM_CALLBACK_IRQ};
 
 use super::{Call, Reply, domid, hvm_params, upcall};
 
+/// What a new callback counts as, in steps of a long operation: the machine may
+/// have to set up an interrupt line.
+const CALLBACK_WORK: u64 = 64;
 /// A guest's trace event has 12 bits.
 const TRACE_EVENT_MASK: u16 = 0xfff;
 
@@ -72,6 +75,9 @@ pub(super) fn op(call: &mut Call, cmd: u64, arg: u64) -> Reply {
 fn set_param(call: &mut Call, arg: u64) -> Reply {
     let request: HvmParam = call.read(arg)?;
     check(call, &request)?;
+    if request.index == HVM_PARAM_CALLBACK_IRQ {
+        call.spend_many(CALLBACK_WORK)?;
+    }
     hvm_params::write(call.domain, call.width, request.index, request.value)?;
     Ok(0)
 }

@@ -116,6 +116,12 @@ pub trait Platform: Send + Sync {
         let _ = (vcpu, port);
     }
 
+    /// Whether the machine delivers some events by itself. It must then wake a
+    /// waiting vCPU every now and then, which looks for them.
+    fn delivers_events(&self) -> bool {
+        false
+    }
+
     /// Upcalls of `vcpu` come by `vector` from now on.
     fn upcall_vector(&self, vcpu: u32, vector: u8) {
         let _ = (vcpu, vector);

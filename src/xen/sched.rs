@@ -15,6 +15,7 @@ use xen_abi::sched::{
 pub use snapshot::SchedState;
 
 use super::domain::{Domain, lock};
+use super::vcpu::Vcpu;
 use super::{Call, Outcome, RunState};
 use crate::pages::Width;
 
@@ -176,7 +177,23 @@ impl Domain {
     /// this under the lock that its `Platform::wake` takes, before it sleeps:
     /// an event between the outcome and the sleep is then not lost.
     pub fn still_waiting(&self, vcpu: u32) -> bool {
-        self.vcpu(vcpu).is_some_and(|state| state.waiting.load(Ordering::SeqCst) != 0)
+        let waits_for = |state: &Vcpu| state.waiting.load(Ordering::SeqCst);
+        let Some(state) = self.vcpu(vcpu).filter(|state| waits_for(state) != 0) else {
+            return false;
+        };
+        if self.platform.delivers_events() {
+            let waiting = waits_for(state);
+            let came = self.upcall_pending(vcpu)
+                || match u32::try_from(waiting & u64::from(u32::MAX)) {
+                    Ok(port) if waiting == Waiting::Port(port).pack() => self.event_pending(port),
+                    _ => waiting == Waiting::AnyPort.pack() && self.any_event_pending(),
+                };
+            if came {
+                self.stop_waiting(vcpu);
+            }
+            return !came;
+        }
+        true
     }
 
     fn set_polling(&self, vcpu: u32, waiting: Waiting) {

@@ -154,6 +154,10 @@ pub(super) fn place(domain: &Domain, vcpu: u32, gfn: u64) -> Result<(), Errno> {
         let mut layout = write(&domain.layout);
         let from = layout.shared_info(&memory, &domain.private);
         if layout.shared_info != Some(gpa) {
+            // Whoever delivers events by itself stops before the contents go over.
+            if layout.shared_info.is_some() {
+                domain.platform.shared_info_placed(None, width == Width::Bits64)?;
+            }
             let mut contents = [0u8; PAGE_SIZE];
             let from_page = GuestAddress(from.gpa);
             from.memory.read_slice(&mut contents, from_page).map_err(|_| Errno::EINVAL)?;
@@ -250,10 +254,7 @@ pub(super) fn register_vcpu_info(domain: &Domain, vcpu: u32, gpa: u64) -> Result
 /// The slots in `shared_info` moved with it: their clocks are placed anew.
 fn republish_default_slots(domain: &Domain) -> Result<(), Errno> {
     for vcpu in domain.vcpu_ids() {
-        let slot = read(&domain.layout).at_default(vcpu);
-        if let Some(gpa) = slot {
-            domain.vcpu_info_placed(vcpu, gpa)?;
-        }
+        domain.default_info_placed(vcpu)?;
     }
     Ok(())
 }

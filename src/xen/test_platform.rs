@@ -51,6 +51,8 @@ pub(super) struct FakePlatform {
     pub kvm_owns: AtomicBool,
     /// Refuses `area_placed`, `shared_info_placed` and `callback_via`.
     pub refuses: AtomicBool,
+    /// Says that it delivers events by itself.
+    pub delivers: AtomicBool,
 }
 
 impl FakePlatform {
@@ -125,6 +127,10 @@ impl Platform for FakePlatform {
 
     fn release_pages(&self, start: GuestAddress, pages: u64) {
         lock(&self.asked).released.push((start.0 >> 12, pages));
+    }
+
+    fn delivers_events(&self) -> bool {
+        self.delivers.load(Ordering::SeqCst)
     }
 
     fn raise_nmi(&self, vcpu: u32) -> Result<(), Errno> {
@@ -243,6 +249,7 @@ pub(super) fn domain_over(
         asked: Mutex::new(Asked::default()),
         kvm_owns: AtomicBool::new(false),
         refuses: AtomicBool::new(false),
+        delivers: AtomicBool::new(false),
     });
     let clock = Arc::new(FakeClock::new());
     let memory = GuestRamHandle::new(ram);

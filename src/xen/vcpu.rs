@@ -99,12 +99,23 @@ impl Domain {
     /// time. Call it without `layout` held.
     pub(super) fn vcpu_info_placed(&self, vcpu: u32, gpa: u64) -> Result<(), Errno> {
         let Some(state) = self.vcpu(vcpu) else { return Err(Errno::ENOENT) };
-        let mut areas = lock(&state.areas);
+        self.info_placed(&mut lock(&state.areas), vcpu, gpa)
+    }
+
+    fn info_placed(&self, areas: &mut ClockAreas, vcpu: u32, gpa: u64) -> Result<(), Errno> {
         let at = Some(GuestAddress(gpa));
         let owner = self.platform.area_placed(vcpu, VcpuArea::VcpuInfo, at)?;
         areas.info.place(owner, Some(gpa.wrapping_add(VCPU_INFO_TIME_OFFSET as u64)));
         self.publish_area(&mut areas.info);
         Ok(())
+    }
+
+    /// The same for a `vcpu_info` that lies in `shared_info`, if it still does.
+    pub(super) fn default_info_placed(&self, vcpu: u32) -> Result<(), Errno> {
+        let Some(state) = self.vcpu(vcpu) else { return Ok(()) };
+        let mut areas = lock(&state.areas);
+        let Some(gpa) = read(&self.layout).at_default(vcpu) else { return Ok(()) };
+        self.info_placed(&mut areas, vcpu, gpa)
     }
 
     /// The `vcpu_info` of `vcpu` in `shared_info` goes away with that page.

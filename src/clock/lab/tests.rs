@@ -23,7 +23,7 @@ fn four_hundred_ppb_and_none() {
 #[test]
 fn updates_make_jumps_out_of_drift() {
     let mut scenario = Scenario::new(3_000_000, 2_500_000, Scaling::Intel);
-    scenario.update_every = Some(3_600);
+    scenario.updates = Updates::Every(3_600);
     let report = scenario.run().unwrap();
     assert_eq!((report.b.jumps, report.b.ppb), (24, 400));
     assert!(
@@ -36,10 +36,39 @@ fn updates_make_jumps_out_of_drift() {
 }
 
 #[test]
+fn updates_at_chosen_times() {
+    let mut scenario = Scenario::new(3_000_000, 2_500_000, Scaling::Intel);
+    scenario.points = 2;
+    // Out of order, one twice, one at the start, one after the end.
+    scenario.updates = Updates::At(vec![40_000, 10_000, 40_000, 0, 90_000]);
+    let report = scenario.run().unwrap();
+    assert_eq!((report.b.jumps, report.b.ppb), (2, 400));
+    // 30 000 s and 46 400 s of 400 ppb.
+    assert_eq!(report.b.worst_jump_ns / 1_000, -11_998);
+    assert_eq!(report.b.worst_ns / 1_000, 18_557);
+    let seconds: Vec<_> = report.b.points.iter().map(|(at, _)| *at).collect();
+    assert_eq!(seconds, [0, 40_000, 40_000, 43_200, 86_400]);
+    assert_eq!(report.b.points[2].1, 0);
+    assert!(report.b.points[1].1 > 11_000_000);
+    scenario.updates = Updates::At(Vec::new());
+    assert_eq!(scenario.run().unwrap().b.worst_ns, 34_555_233);
+}
+
+#[test]
+fn a_point_at_an_update_is_one_before_and_one_after() {
+    let mut scenario = Scenario::new(3_000_000, 2_500_000, Scaling::Intel);
+    (scenario.points, scenario.updates) = (2, Updates::Every(43_200));
+    let points = scenario.run().unwrap().b.points;
+    let seconds: Vec<_> = points.iter().map(|(at, _)| *at).collect();
+    assert_eq!(seconds, [0, 43_200, 43_200, 86_400, 86_400]);
+    assert!(points[1].1 > 17_000_000 && points[2].1 == 0);
+}
+
+#[test]
 fn unscaled_guests_drift_by_the_clocksource() {
     let mut scenario = Scenario::new(3_000_000, 1, Scaling::None);
     scenario.linux_raw = true;
-    scenario.update_every = Some(86_400);
+    scenario.updates = Updates::Every(86_400);
     let report = scenario.run().unwrap();
     assert_eq!((report.a.ppb, report.b.ppb, report.c.ppb), (-60, 0, 0));
     assert_eq!(report.b.worst_jump_ns, -5_129_725);
@@ -86,7 +115,7 @@ fn what_no_machine_does_is_refused() {
     assert!(scenario.run().is_ok());
     assert!(matches!(Scenario::new(0, 1, Scaling::Amd).run(), Err(LabError::Model(_))));
     let mut still = Scenario::new(3_000_000, 2_500_000, Scaling::Intel);
-    (still.seconds, still.update_every) = (0, Some(0));
+    (still.seconds, still.updates) = (0, Updates::Every(0));
     assert!(still.run().is_ok());
 }
 
@@ -101,7 +130,7 @@ proptest! {
         let scenario = Scenario {
             seconds: years * YEAR,
             points: 3,
-            update_every: Some(every),
+            updates: Updates::Every(every),
             linux_raw,
             ..Scenario::new(host_khz, guest_khz, scaling)
         };

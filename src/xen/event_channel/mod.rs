@@ -86,6 +86,9 @@ impl Domain {
             if let Some(fifo) = &layout.fifo {
                 let raised = fifo.set_pending(&memory, port, channel);
                 (raised, raised.tell && mark_upcall(info))
+            } else if port >= layout.ports() {
+                // Bound while there were more of them.
+                (Raised::default(), false)
             } else {
                 let page = layout.shared_info(&memory, &self.private);
                 let newly = two_level::set_pending(page, port);
@@ -109,9 +112,12 @@ impl Domain {
     }
 
     /// `EVTCHNOP_unmask`: clears the mask of `port`; if it is pending, tells its
-    /// vCPU now.
+    /// vCPU now. As in Xen nothing happens to a port that nobody can send to.
     fn unmask(&self, port: u32) {
         let channel = self.events.ports.get(port);
+        if !channel.is_usable() {
+            return;
+        }
         let vcpu = channel.vcpu;
         let (raised, upcall) = {
             let memory = self.memory();
@@ -120,6 +126,9 @@ impl Domain {
             if let Some(fifo) = &layout.fifo {
                 let raised = fifo.unmask(&memory, port, channel);
                 (raised, raised.tell && mark_upcall(info))
+            } else if port >= layout.ports() {
+                // Bound while there were more of them.
+                (Raised::default(), false)
             } else {
                 let page = layout.shared_info(&memory, &self.private);
                 let tell = two_level::unmask(&layout, page, port)
@@ -148,6 +157,9 @@ impl Domain {
 
     /// Whether `port` is pending.
     pub(super) fn event_pending(&self, port: u32) -> bool {
+        if !self.events.ports.get(port).is_usable() {
+            return false;
+        }
         let memory = self.memory();
         let layout = read(&self.layout);
         match &layout.fifo {
@@ -157,6 +169,20 @@ impl Domain {
                     && two_level::is_pending(&layout, &memory, &self.private, port)
             }
         }
+    }
+
+    /// Whether any port is pending, masked or not. In the FIFO ABI, in which no
+    /// machine delivers events by itself, not looked at.
+    pub(super) fn any_event_pending(&self) -> bool {
+        let memory = self.memory();
+        let layout = read(&self.layout);
+        layout.fifo.is_none() && two_level::any_pending(&layout, &memory, &self.private)
+    }
+
+    /// The machine had its own idea of where the `vcpu_info` of `vcpu` lies, and
+    /// has ours only now: events that it delivered meanwhile are told again.
+    pub fn vcpu_info_moved(&self, vcpu: u32) {
+        self.mark_all_pending(vcpu);
     }
 
     /// Has `vcpu` look at every port once: what was raised while its

@@ -49,6 +49,11 @@ impl Channel {
         Self { vcpu, priority: DEFAULT_PRIORITY, state }
     }
 
+    /// Xen's `evtchn_usable`: whether it is bound.
+    pub(super) fn is_usable(self) -> bool {
+        !matches!(self.state, State::Free | State::Reserved)
+    }
+
     /// Kind in bits 7..0, vCPU in 23..8 (at most 127), priority in 31..24, the
     /// rest in 63..32.
     fn pack(self) -> u64 {

@@ -47,6 +47,13 @@ pub(super) fn is_pending(
     load_u64(page.memory, page.gpa + Layout::pending_offset(port)) & bit(port) != 0
 }
 
+/// Whether any port is pending.
+pub(super) fn any_pending(layout: &Layout, memory: &GuestRam, private: &PrivatePage) -> bool {
+    let page = layout.shared_info(memory, private);
+    let mut words = (0..layout.ports()).step_by(64);
+    words.any(|port| load_u64(page.memory, page.gpa + Layout::pending_offset(port)) != 0)
+}
+
 /// Clears every pending bit.
 pub(super) fn clear_all(layout: &Layout, memory: &GuestRam, private: &PrivatePage) {
     let page = layout.shared_info(memory, private);

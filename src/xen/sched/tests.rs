@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 
+use xen_abi::event_channel::{EVTCHNOP_BIND_IPI, EvtchnBindIpi};
 use xen_abi::sched::{
     SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SOFT_RESET, SHUTDOWN_SUSPEND,
 };
 
-use super::super::shared_info;
 use super::super::test_platform::{RAM_SIZE, domain, put, race, with_call, with_width};
+use super::super::{event_channel, shared_info};
 use super::*;
 
 const ARG: u64 = 0x1000;
@@ -152,12 +153,28 @@ fn poll_arguments() {
     assert_eq!(narrow, Ok(Outcome::Wait { deadline_ns: None }));
 }
 
+/// Binds ports 1 to `count`.
+fn bind_ipis(domain: &Domain, vcpu: u32, count: u32) {
+    for port in 1..=count {
+        put(domain, ARG, &EvtchnBindIpi { vcpu, port: 0 });
+        let bound = with_call(domain, 0, |call| {
+            event_channel::op(call, EVTCHNOP_BIND_IPI.into(), ARG)?;
+            call.read::<EvtchnBindIpi>(ARG)
+        });
+        assert_eq!(bound.unwrap().port, port);
+    }
+}
+
 #[test]
 fn events_end_a_poll_of_theirs() {
     let (domain, platform, _) = domain(2);
     domain.set_pending(5, 1);
-    assert_eq!(call_poll(&domain, &[3, 5], 0), DONE, "pending already");
     let waits = Ok(Outcome::Wait { deadline_ns: None });
+    assert_eq!(call_poll(&domain, &[3, 5], 0), waits, "nobody has bound it");
+    domain.before_entry(0);
+    bind_ipis(&domain, 1, 12);
+    domain.set_pending(5, 1);
+    assert_eq!(call_poll(&domain, &[3, 5], 0), DONE, "pending already");
     assert_eq!(call_poll(&domain, &[6], 0), waits);
     domain.set_pending(7, 1);
     assert!(domain.still_waiting(0), "another port");
@@ -181,6 +198,24 @@ fn events_end_a_poll_of_theirs() {
     // So does the end of the domain.
     domain.shut_down(0);
     assert!(!domain.still_waiting(0));
+}
+
+#[test]
+fn events_that_the_machine_delivers_are_looked_for() {
+    let (domain, platform, _) = domain(1);
+    shared_info::place(&domain, 0, 5).unwrap();
+    bind_ipis(&domain, 0, 1);
+    let pending = 0x5000 + shared_info::Layout::pending_offset(1);
+    for (delivers, ports) in [(false, &[1][..]), (true, &[1]), (true, &[2, 3])] {
+        platform.delivers.store(delivers, Ordering::SeqCst);
+        put(&domain, pending, &0u64);
+        let waits = Ok(Outcome::Wait { deadline_ns: None });
+        assert_eq!(call_poll(&domain, ports, 0), waits);
+        assert!(domain.still_waiting(0));
+        put(&domain, pending, &2u64);
+        assert_eq!(domain.still_waiting(0), !delivers, "{ports:?}");
+        domain.before_entry(0);
+    }
 }
 
 #[test]
@@ -215,6 +250,7 @@ fn no_wake_up_is_lost() {
     const PAGE: u64 = 0x1_0000;
     let (domain, ..) = domain(2);
     shared_info::place(&domain, 0, PAGE >> 12).unwrap();
+    bind_ipis(&domain, 1, 1);
     // Masked: no upcall, only the poll sees it.
     put(&domain, PAGE + 0xa00, &u64::MAX);
     // Many ports after the one that is raised: a long way from looking at it

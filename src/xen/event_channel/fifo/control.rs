@@ -101,7 +101,7 @@ pub(in super::super) fn expand_array(
 ///
 /// # Errors
 /// `EINVAL` for a port or priority that is not there, `ENOSYS` in the 2-level
-/// ABI, which has no priorities.
+/// ABI, which has no priorities, `EACCES` for a port that is not bound.
 pub(in super::super) fn set_priority(
     domain: &Domain,
     args: &EvtchnSetPriority,
@@ -111,11 +111,14 @@ pub(in super::super) fn set_priority(
     if read(&domain.layout).fifo.is_none() {
         return Err(Errno::ENOSYS);
     }
+    let channel = domain.events.ports.get(args.port);
+    if !channel.is_usable() {
+        return Err(Errno::EACCES);
+    }
     if args.priority > EVTCHN_FIFO_PRIORITY_MIN {
         return Err(Errno::EINVAL);
     }
     let priority = u8::try_from(args.priority).map_err(|_| Errno::EINVAL)?;
-    let channel = domain.events.ports.get(args.port);
     domain.events.ports.set(args.port, Channel { priority, ..channel });
     Ok(())
 }

@@ -13,12 +13,17 @@ use super::super::sources::is_global;
 use super::super::{Channel, State};
 use super::{check_own, check_port, is_own, spend_ports};
 
+/// What binding an IPI counts as, in steps of a long operation.
+const IPI_WORK: u64 = 64;
+
 /// The lowest free port; `EventChannels::change` is held.
 fn free_port(call: &mut Call<'_>) -> Result<u32, Errno> {
     let domain = call.domain;
     let limit = read(&domain.layout).ports();
     let busy = |port| domain.port_is_busy(port);
     let found = domain.events.ports.find_free(limit, busy).ok_or(Errno::ENOSPC)?;
+    // A sender that saw the port before it was closed may have come late.
+    domain.clear_pending(found.port);
     spend_ports(call, found.steps)?;
     Ok(found.port)
 }
@@ -116,6 +121,8 @@ pub(super) fn virq(call: &mut Call<'_>, virq: u32, vcpu: u32) -> Result<u32, Err
 pub(super) fn ipi(call: &mut Call<'_>, vcpu: u32) -> Result<u32, Errno> {
     let domain = call.domain;
     domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
+    // The machine may take long to let go of a port that is bound and closed.
+    call.spend_many(IPI_WORK)?;
     let _change = lock(&domain.events.change);
     let port = free_port(call)?;
     domain.events.ports.set(port, Channel::new(vcpu, State::Ipi));

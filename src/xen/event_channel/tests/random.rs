@@ -172,10 +172,11 @@ impl Oracle {
             }
             Op::Priority(port, priority) => {
                 known(port)?;
-                match (self.fifo, priority) {
-                    (false, _) => Err(Errno::ENOSYS),
-                    (true, 16..) => Err(Errno::EINVAL),
-                    (true, _) => Ok(0),
+                match (self.fifo, self.ports.contains_key(&port), priority) {
+                    (false, ..) => Err(Errno::ENOSYS),
+                    (true, false, _) => Err(Errno::EACCES),
+                    (true, true, 16..) => Err(Errno::EINVAL),
+                    (true, true, _) => Ok(0),
                 }
             }
             Op::Mask(port) => {
@@ -184,7 +185,8 @@ impl Oracle {
             }
             Op::Unmask(port) => {
                 known(port)?;
-                if self.masked.remove(&port) && self.pending.contains(&port) {
+                let bound = self.ports.contains_key(&port);
+                if bound && self.masked.remove(&port) && self.pending.contains(&port) {
                     self.queued.insert(port);
                 }
                 Ok(0)

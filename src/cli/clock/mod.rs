@@ -1,0 +1,45 @@
+//! `kvm-xen clock`: the laboratory of drift, and a running guest's clocks.
+
+pub mod args;
+mod client;
+mod csv;
+mod html;
+mod lab;
+mod plot;
+mod slew;
+mod units;
+mod verify;
+mod watch;
+
+use std::process::ExitCode;
+
+use args::{ClockCommand, ClockCommandArgs};
+
+/// Why a command of `kvm-xen clock` ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ClockError {
+    /// The laboratory.
+    #[error(transparent)]
+    Lab(#[from] lab::LabCommandError),
+    /// A running machine.
+    #[error(transparent)]
+    Client(#[from] client::ClientError),
+}
+
+impl ClockError {
+    /// Whether the command line itself is at fault.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Lab(lab::LabCommandError::Lab { .. } | lab::LabCommandError::TooMany(_))
+        )
+    }
+}
+
+pub fn clock(args: &ClockCommandArgs) -> Result<ExitCode, crate::cli::run::CliError> {
+    Ok(match &args.command {
+        ClockCommand::Lab(args) => lab::lab(args)?,
+        ClockCommand::Watch(args) => watch::watch(args)?,
+        ClockCommand::Verify(args) => verify::verify(args)?,
+    })
+}

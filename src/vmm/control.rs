@@ -1,0 +1,168 @@
+//! What can be asked of a running machine, from any thread: its state, its
+//! clocks, to stand still and to go on.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::clock_metrics::ClockMetrics;
+use super::machine::wallclock_error;
+use super::pause::{Hold, NotStopped};
+use super::vcpu::Shared;
+use crate::host::host_tsc;
+use crate::kvm::{HypercallMode, KvmClock};
+use crate::xen::Clock;
+
+/// How long vCPUs may take to stop. A vCPU is in user space for less than a
+/// millisecond, but its thread may wait for a CPU of the host.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// Gives a machine's clock metrics, as they are now.
+pub type ClockReader = Box<dyn Fn() -> ClockMetrics + Send + Sync>;
+
+/// Whether the guest runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MachineState {
+    /// Its vCPUs run, or may.
+    #[default]
+    Running,
+    /// They stand until somebody resumes the machine.
+    Paused,
+}
+
+/// A machine at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether the guest runs.
+    pub state: MachineState,
+    /// vCPUs of the guest.
+    pub vcpus: u32,
+    /// vCPUs that are up.
+    pub vcpus_online: u32,
+    /// Guest memory, bytes.
+    pub memory_bytes: u64,
+    /// Who writes the clock pages now: `owned` (we) or `guarded` (KVM).
+    pub clock_mode: String,
+    /// How hypercalls arrive, as `--hypercalls` takes it.
+    pub hypercall_mode: String,
+    /// The Xen version that the guest sees.
+    pub xen_version: String,
+    /// Since the machine was made, ns of CLOCK_MONOTONIC.
+    pub uptime_ns: u64,
+    /// Of this program.
+    pub version: String,
+}
+
+/// What of a machine does not change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    pub hypercalls: HypercallMode,
+    pub xen_version: (u16, u16),
+}
+
+/// The handle. Its machine's threads do not wait for it.
+pub struct Control {
+    shared: Arc<Shared>,
+    clock: Arc<KvmClock>,
+    facts: Facts,
+    begun: Instant,
+    clock_reader: OnceLock<ClockReader>,
+    /// The hold of [`pause`](Self::pause), beside those of others.
+    paused: Mutex<Option<Hold>>,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    pub(super) fn new(shared: Arc<Shared>, clock: Arc<KvmClock>, facts: Facts) -> Self {
+        let begun = Instant::now();
+        let (clock_reader, paused) = (OnceLock::new(), Mutex::default());
+        Self { shared, clock, facts, begun, clock_reader, paused }
+    }
+
+    /// Says who knows the clocks best; only the first call counts. Without it
+    /// [`clock_metrics`](Self::clock_metrics) tells what the machine itself knows.
+    pub fn set_clock_reader(&self, reader: ClockReader) {
+        if self.clock_reader.set(reader).is_err() {
+            tracing::debug!("the clock's reader is set already");
+        }
+    }
+
+    /// The machine now.
+    pub fn status(&self) -> Status {
+        let domain = &self.shared.domain;
+        let online = (0..self.facts.vcpus).filter(|&vcpu| domain.is_vcpu_up(vcpu)).count();
+        let guarded = self.shared.platform.guarded().is_active();
+        let (major, minor) = self.facts.xen_version;
+        let held = self.shared.pause.is_held();
+        Status {
+            state: if held { MachineState::Paused } else { MachineState::Running },
+            vcpus: self.facts.vcpus,
+            vcpus_online: u32::try_from(online).unwrap_or(u32::MAX),
+            memory_bytes: self.facts.memory_bytes,
+            clock_mode: if guarded { "guarded" } else { "owned" }.to_owned(),
+            hypercall_mode: self.facts.hypercalls.to_string(),
+            xen_version: format!("{major}.{minor}"),
+            uptime_ns: u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// The guest's clocks now. Runs on while the machine is paused.
+    pub fn clock_metrics(&self) -> ClockMetrics {
+        if let Some(reader) = self.clock_reader.get() {
+            return reader();
+        }
+        let host_tsc = host_tsc();
+        let guest_tsc = self.clock.tsc().from_host(host_tsc);
+        let guarded = self.shared.platform.guarded().report();
+        ClockMetrics {
+            source: "none".to_owned(),
+            clock_status: "unknown".to_owned(),
+            host_tsc,
+            guest_tsc,
+            system_time_ns: self.clock.line().system_time_ns(guest_tsc),
+            wallclock_error_ns: wallclock_error(&self.shared.domain, &self.clock)
+                .map(|error| i64::try_from(error).unwrap_or(i64::MAX)),
+            clock_page_rewrites: self.shared.domain.clock_page_rewrites(),
+            kvm_clock_jumps: guarded.corrections,
+            largest_kvm_clock_jump_ns: guarded.max_deviation_ns,
+            ..ClockMetrics::default()
+        }
+    }
+
+    /// Stops all vCPUs: when this is back none is in KVM_RUN, and none goes in
+    /// while the [`Hold`] lives. For whoever saves or moves the machine.
+    ///
+    /// # Errors
+    /// [`NotStopped`] when one does not come out in time; all run on then.
+    pub fn hold(&self, within: Duration) -> Result<Hold, NotStopped> {
+        self.shared.pause.hold(within, || self.shared.kick_all())
+    }
+
+    /// Stops all vCPUs until [`resume`](Self::resume). Twice is as once.
+    ///
+    /// # Errors
+    /// As for [`hold`](Self::hold).
+    pub fn pause(&self) -> Result<(), NotStopped> {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        if paused.is_none() {
+            *paused = Some(self.hold(STOP_WITHIN)?);
+        }
+        Ok(())
+    }
+
+    /// Lets the vCPUs go on, unless somebody else holds them. No pause, no effect.
+    pub fn resume(&self) {
+        drop(self.paused.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
