@@ -174,6 +174,20 @@ fn xen_versions_that_are_none() {
 }
 
 #[test]
+fn a_vmclock_is_on_or_off() {
+    for wrong in ["", "maybe", "1", "On", "auto"] {
+        let output = kvm_xen(&["run", "--kernel", "x", "--vmclock", wrong]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {error}");
+        assert!(error.contains("--vmclock"), "{wrong:?}: {error}");
+    }
+    // Both words are understood: what is refused is the kernel.
+    for good in ["on", "off"] {
+        refused(&["run", "--kernel", "/nowhere", "--vmclock", good], 1, &["/nowhere"]);
+    }
+}
+
+#[test]
 fn words_that_mean_nothing() {
     refused(&["fly"], 2, &["fly", "--help"]);
     refused(&["run"], 2, &["--kernel", "--help"]);

@@ -54,8 +54,13 @@ pub fn upcall_by(vcpu: u32, vector: u8, handler: fn()) -> i64 {
 /// Asks for the upcalls of every vCPU by `vector`, which comes past the local
 /// APIC. Returns Xen's answer.
 pub fn set_callback_vector(vector: u8) -> i64 {
+    callback_by(vector, upcall)
+}
+
+/// The same, for `handler` to take the events.
+pub fn callback_by(vector: u8, handler: fn()) -> i64 {
     if vector >= 32 {
-        set_handler_past_lapic(vector, upcall);
+        set_handler_past_lapic(vector, handler);
     }
     let mut request = HvmParam {
         domid: DOMID_SELF,

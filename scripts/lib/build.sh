@@ -46,3 +46,23 @@ build_agent() {
         die "the agent does not build (log: $CACHE/build-agent.log)"
     printf '%s\n' "$RELEASE_DIR/agent"
 }
+
+# build_vmclock_agent: builds the agent with all that reads a VMClock; prints its path.
+build_vmclock_agent() {
+    local out="$TARGET_DIR/vmclock-agent"
+    (cd "$REPO" && quietly "$CACHE/build-agent.log" \
+        cargo build --release -p agent --features vmclock --target-dir "$out") ||
+        die "the agent does not build (log: $CACHE/build-agent.log)"
+    printf '%s\n' "$out/$TARGET_TRIPLE/release/agent"
+}
+
+# build_examples NAME…: builds examples, prints the directory that they are in.
+build_examples() {
+    local names=() name
+    for name in "$@"; do
+        names+=(--example "$name")
+    done
+    (cd "$REPO" && quietly "$CACHE/build-examples.log" cargo build --release "${names[@]}") ||
+        die "the examples $* do not build (log: $CACHE/build-examples.log)"
+    printf '%s\n' "$RELEASE_DIR/examples"
+}

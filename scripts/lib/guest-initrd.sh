@@ -1,6 +1,21 @@
 # shellcheck shell=bash
 # The initrd of a Linux guest: one static program as its first process.
 
+# module_initrd OUT INIT SERIES MODULE…: an initrd that runs INIT, the agent, with modules
+# of that kernel for it to load. Loaded in the order of their names: give them with
+# nothing that they depend on.
+module_initrd() {
+    local out="$1" init="$2" series="$3" root
+    shift 3
+    root="$(mktemp -d "${TMPDIR:-/tmp}/kvm-xen.XXXXXX")"
+    mkdir -p "$root"/{dev,proc,sys,run,tmp,kvm-xen/modules}
+    cp "$init" "$root/init"
+    kernel_modules "$(kernel_tree "$series")" "$root/kvm-xen/modules" "$@"
+    rm "$root/kvm-xen/modules/order"
+    (cd "$root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$out"
+    rm -rf "$root"
+}
+
 # guest_initrd OUT [INIT [SCRIPT [BUSYBOX]]]: writes an initrd that runs INIT, a static program; by
 # default a busybox script that says what the kernel runs on and powers off.
 # SCRIPT is another such script under scripts/lib. Not compressed: unpacking

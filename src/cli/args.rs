@@ -57,6 +57,10 @@ pub struct MachineArgs {
     /// us until the guest needs KVM to (auto)
     #[arg(long, value_enum, default_value_t = ClockArg::Auto)]
     pub clock: ClockArg,
+    /// Whether the guest has a VMClock, which maps its TSC to TAI with error bounds,
+    /// and a VM generation device
+    #[arg(long, value_enum, default_value_t = SwitchArg::On)]
+    pub vmclock: SwitchArg,
     /// How hypercalls arrive: intercepted by KVM, or by port I/O from a kernel that
     /// is rewritten in memory
     #[arg(long, value_enum, default_value_t = HypercallsArg::Auto)]

@@ -87,6 +87,7 @@ pub fn machine_config(args: &MachineArgs, kernel: Kernel) -> Result<MachineConfi
         memory: parse_memory_size(&args.memory)?,
         cpus: args.cpus.parse().map_err(|_| CliError::Cpus(args.cpus.clone()))?,
         clock: args.clock.into(),
+        vmclock: args.vmclock == SwitchArg::On,
         fifo_events: match args.event_channels {
             EventChannelsArg::Auto => None,
             EventChannelsArg::Fifo => Some(true),

@@ -15,7 +15,8 @@ pub struct Chosen {
     pub source: Box<dyn PairSource>,
     /// Better ones that failed, best first.
     pub rejected: Vec<(SourceKind, PairError)>,
-    /// TAI − UTC out of the table of leap seconds, where the kernel has none.
+    /// TAI − UTC out of the table of leap seconds, where the kernel has none and
+    /// the table is not out of date.
     pub table_offset: Option<TableOffset>,
 }
 
@@ -81,7 +82,9 @@ pub fn choose(candidates: Candidates<'_>) -> Result<Chosen, PairError> {
     let table_offset = (candidates.leap_table && !known)
         .then(|| std::fs::read_to_string(LEAP_TABLE).ok())
         .flatten()
-        .and_then(|text| table_offset(&text, reading.tai.sec()));
+        .and_then(|text| table_offset(&text, reading.tai.sec()))
+        // What came after its end it can not know.
+        .filter(|found| found.valid);
     if let Some(found) = table_offset {
         source = Box::new(WithOffset { inner: source, offset: found.offset });
     }

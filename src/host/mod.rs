@@ -2,7 +2,7 @@
 //!
 //! - [`choose()`]: the best [`PairSource`] of this host, and why no better one.
 //! - [`KvmPairs`], [`PtpPairs`], [`HostVmClock`], [`Bracketed`]: the sources.
-//! - [`StepWatch`]: the host's clock was set.
+//! - [`StepWatch`]: the host's clock was set. [`SuspendWatch`]: the host slept.
 //! - [`simulated`]: a host that follows a script.
 
 mod choose;
@@ -14,6 +14,7 @@ mod ptp;
 pub mod simulated;
 mod sources;
 mod step_watch;
+mod suspend;
 mod tsc;
 mod wallclock;
 
@@ -25,5 +26,6 @@ pub use pair::{PairError, PairSource, SourceKind, WithOffset};
 pub use ptp::{PtpPairs, PtpTimescale};
 pub use sources::{AtomicPair, Bracketed, KvmPairs};
 pub use step_watch::StepWatch;
+pub use suspend::{SuspendWatch, host_tai_ahead_ns};
 pub use tsc::host_tsc;
 pub use wallclock::{RealtimePair, read_realtime};

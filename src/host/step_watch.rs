@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "timerfd calls take raw pointers and descriptors")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 /// A descriptor that becomes readable when the host's clock is set.
 #[derive(Debug)]
@@ -68,6 +68,12 @@ impl StepWatch {
             libc::timerfd_settime(self.0.as_raw_fd(), flags, &raw const when, core::ptr::null_mut())
         };
         if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl AsRawFd for StepWatch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

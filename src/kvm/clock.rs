@@ -1,12 +1,13 @@
 //! The domain's clock over KVM: host TSC to guest TSC, and the fixed line.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
 use super::ioctls;
 use crate::clock::scaling::TscScaling;
+use crate::clock::tai::{TaiLine, TaiOffset, wallclock};
 use crate::clock::{SystemTimeLine, WallclockEpoch, wallclock_epoch};
 use crate::host::{host_tsc, read_realtime};
 use crate::xen::Clock;
@@ -122,12 +123,34 @@ pub struct KvmClock {
     guest_tsc: GuestTsc,
     line: SystemTimeLine,
     guarded_line: OnceLock<SystemTimeLine>,
+    utc: Mutex<Option<UtcLine>>,
+}
+
+/// What the wallclock follows, once somebody keeps a line to TAI.
+#[derive(Clone, Copy, Debug)]
+pub struct UtcLine {
+    /// The guest's line to TAI.
+    pub tai: TaiLine,
+    /// TAI − UTC.
+    pub offset: TaiOffset,
+    /// How far ahead of now the epoch is to be exact, in guest TSC ticks.
+    pub lead_ticks: u64,
 }
 
 impl KvmClock {
     /// A clock on this line.
     pub fn new(guest_tsc: GuestTsc, line: SystemTimeLine) -> Self {
-        Self { guest_tsc, line, guarded_line: OnceLock::new() }
+        Self { guest_tsc, line, guarded_line: OnceLock::new(), utc: Mutex::new(None) }
+    }
+
+    /// The wallclock follows this line from now on; `None`: the host's UTC as it
+    /// is at each publication.
+    pub fn follow(&self, utc: Option<UtcLine>) {
+        *self.utc() = utc;
+    }
+
+    fn utc(&self) -> MutexGuard<'_, Option<UtcLine>> {
+        self.utc.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How the guest's TSC follows from the host's.
@@ -154,6 +177,13 @@ impl Clock for KvmClock {
     }
 
     fn wallclock_epoch(&self) -> WallclockEpoch {
+        let utc = *self.utc();
+        if let Some(UtcLine { tai, offset, lead_ticks }) = utc {
+            let exact_at = self.guest_tsc().wrapping_add(lead_ticks);
+            if let Ok(epoch) = wallclock::epoch_at(&tai, offset, &self.line(), exact_at) {
+                return epoch;
+            }
+        }
         let pair = read_realtime();
         let system_time_ns = self.line().system_time_ns(self.guest_tsc.from_host(pair.host_tsc));
         wallclock_epoch(pair.utc_ns, system_time_ns).unwrap_or_else(|error| {

@@ -43,6 +43,10 @@ pub struct GuardedReport {
     pub max_deviation_ns: u64,
     /// How far the pages stand from the line now, in nanoseconds.
     pub deviation_ns: u64,
+    /// How often KVM's clock moved by a ns or more against the line, by its pages.
+    pub jumps: u64,
+    /// The largest of those moves, in nanoseconds.
+    pub largest_jump_ns: u64,
     /// How often KVM's clock was set back onto the line.
     pub corrections: u64,
 }
@@ -72,6 +76,10 @@ struct State {
     vcpus: Vec<VcpuPages>,
     report: GuardedReport,
     correction: Correction,
+    /// How far the latest page stood from the line, in ns, ahead or behind, and its
+    /// TSC: another vCPU may show an earlier one after it.
+    stands_ns: i64,
+    stands_at: u64,
 }
 
 /// The watch over KVM's pages; idle while the pages are ours.
@@ -92,7 +100,13 @@ impl Guarded {
         Self {
             clock,
             active: active.into(),
-            state: Mutex::new(State { vcpus, report, correction: Correction::default() }),
+            state: Mutex::new(State {
+                vcpus,
+                report,
+                correction: Correction::default(),
+                stands_ns: 0,
+                stands_at: 0,
+            }),
         }
     }
 
@@ -253,7 +267,7 @@ impl Guarded {
     /// on it must not move.
     pub fn after_exit(&self, vcpu: u32, memory: &GuestRam, vm: &VmFd) -> bool {
         let mut state = self.lock();
-        let State { vcpus, report, correction } = &mut *state;
+        let State { vcpus, report, correction, stands_ns, stands_at } = &mut *state;
         let Some(found) = pages_of(vcpus, vcpu).and_then(|pages| changed(pages, memory)) else {
             return false;
         };
@@ -273,6 +287,16 @@ impl Guarded {
         let (line, adopted) = self.clock.adopt(published);
         let expected_ns = line.system_time_ns(found.tsc_timestamp);
         report.deviation_ns = found.system_time.abs_diff(expected_ns);
+        if found.tsc_timestamp >= *stands_at {
+            let now_ns = found.system_time.wrapping_sub(expected_ns).cast_signed();
+            // Pages of one line, at different places of it, are rounded by up to a ns.
+            let jump_ns = now_ns.abs_diff(*stands_ns);
+            if jump_ns > 1 {
+                report.jumps += 1;
+                report.largest_jump_ns = report.largest_jump_ns.max(jump_ns);
+            }
+            (*stands_ns, *stands_at) = (now_ns, found.tsc_timestamp);
+        }
         report.max_deviation_ns = report.max_deviation_ns.max(report.deviation_ns);
         if report.deviation_ns <= CORRECT_BEYOND_NS {
             correction.tries = 0;

@@ -14,6 +14,7 @@ mod irqchip_state;
 mod kick;
 mod offload;
 mod page_walk;
+mod pairs;
 mod platform;
 mod prime;
 mod probe;
@@ -24,7 +25,7 @@ mod vcpu_start;
 mod vcpu_state;
 mod vm;
 
-pub use clock::{GuestTsc, KvmClock, OffsetError};
+pub use clock::{GuestTsc, KvmClock, OffsetError, UtcLine};
 pub use cpuid::guest_cpuid;
 pub use guarded::{Guarded, GuardedReport};
 pub use hypercall::{
@@ -34,6 +35,7 @@ pub use hypercall::{
 pub use irqchip_state::IrqchipState;
 pub use kick::VcpuKicker;
 pub use page_walk::Paging;
+pub use pairs::kvm_pairs;
 pub use platform::{
     ConsoleSink, EntryError, KvmPlatform, MachineServices, PageBacker, PageReleaser, PlatformState,
 };

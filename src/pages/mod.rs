@@ -38,5 +38,8 @@ pub use time::{
     PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE, Published, TIME_INFO_SIZE, TimeInfo, publish_time,
     read_time, read_time_version,
 };
-pub use vmclock::{VMCLOCK_PAGE_SIZE, publish_generation_id, publish_vmclock, read_vmclock};
+pub use vmclock::{
+    VMCLOCK_PAGE_SIZE, VMCLOCK_WORDS, publish_generation_id, publish_vmclock, read_vmclock,
+    with_vmclock_words,
+};
 pub use wallclock::{publish_wallclock, read_wallclock};

@@ -11,6 +11,7 @@
 
 use core::array;
 use core::mem::offset_of;
+use core::sync::atomic::AtomicU32;
 
 use vm_memory::{Address, GuestAddress};
 use xen_abi::vmclock::VmclockAbi;
@@ -24,7 +25,9 @@ use super::{GuestRam, PageError, Published};
 pub const VMCLOCK_PAGE_SIZE: usize = 4096;
 
 const WHAT: &str = "VMClock page";
-const WORDS: usize = size_of::<VmclockAbi>() / WORD;
+/// 32-bit words of the structure at the start of the page.
+pub const VMCLOCK_WORDS: usize = size_of::<VmclockAbi>() / WORD;
+const WORDS: usize = VMCLOCK_WORDS;
 const SEQ: usize = offset_of!(VmclockAbi, seq_count) / WORD;
 const DATA: usize = WORDS - 1;
 
@@ -80,6 +83,20 @@ pub fn read_vmclock(mem: &GuestRam, gpa: GuestAddress) -> Result<VmclockAbi, Pag
     }
     // The lengths are equal: an array of its size always converts.
     Ok(VmclockAbi::read_from_bytes(&bytes).unwrap_or_default())
+}
+
+/// Hands the words of a VMClock page to a reader that follows the protocol
+/// itself, such as one made for guests. They may change at any moment.
+///
+/// # Errors
+/// As [`publish_vmclock`].
+pub fn with_vmclock_words<R>(
+    mem: &GuestRam,
+    gpa: GuestAddress,
+    read: impl FnOnce([&AtomicU32; VMCLOCK_WORDS]) -> R,
+) -> Result<R, PageError> {
+    let words = guest_words(mem, WHAT, gpa, WORDS)?;
+    Ok(read(words.at(array::from_fn(|n| n))?))
 }
 
 /// Writes the 128-bit generation identifier of a VMGENID device. It has no

@@ -34,6 +34,18 @@ impl ClockStatus {
     }
 }
 
+impl core::fmt::Display for ClockStatus {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown",
+            Self::Initializing => "initializing",
+            Self::Synchronized => "synchronized",
+            Self::FreeRunning => "freerunning",
+            Self::Unreliable => "unreliable",
+        })
+    }
+}
+
 /// The status of a line whose bound against the host's clock is `own_bound_ns`
 /// now and may be `limit_ns` at most. `fresh`: the last attempt at a reading
 /// gave one.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::boot::BootError;
+use super::clock_service::ClockServiceError;
 use super::hypercall_sites::NotInMemory;
 use super::loader::FileSource;
 use super::memory::MemoryError;
@@ -67,6 +68,8 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// Who writes the clock pages.
     pub clock: ClockMode,
+    /// Whether the guest gets a VMClock and a VM generation device.
+    pub vmclock: bool,
     /// Whether guests are offered upcall vectors of their vCPUs' own; `None` for
     /// all but those whose pages are KVM's from the start.
     pub upcall_vector: Option<bool>,
@@ -105,6 +108,9 @@ pub enum MachineError {
     /// The emulated hypervisor.
     #[error(transparent)]
     Domain(#[from] DomainError),
+    /// The guest's clocks.
+    #[error(transparent)]
+    Clock(#[from] ClockServiceError),
     /// The kernel's code.
     #[error(transparent)]
     Sites(#[from] NotInMemory),

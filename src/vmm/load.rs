@@ -9,6 +9,7 @@ use super::hypercall_sites;
 use super::loader::{FileSource, KernelCode, LoadedKernel, ModuleSource};
 use super::memory::{self, MemoryLayout, MemoryOptions};
 use super::vcpu::HYPERCALL_PORT;
+use super::vmclock_device;
 use crate::pages::GuestRam;
 use crate::xen::MemoryMapEntry;
 
@@ -57,7 +58,7 @@ pub(super) fn load(
         initrd: config.initrd.as_ref().map(Initrd::source),
         modules: &modules,
         cmdline: &config.cmdline,
-        acpi: AcpiConfig { cpus: config.cpus, devices: &[] },
+        acpi: AcpiConfig { cpus: config.cpus, devices: vmclock_device::aml(config.vmclock) },
     };
     let boot = prepare_boot(ram, layout, &boot)?;
     let LoadedKernel { notes, code, .. } = boot.kernel;

@@ -12,6 +12,7 @@ use xen_abi::errno::Errno;
 
 use super::acpi;
 use super::boot::{PVH_MSRS, pvh_regs, pvh_sregs};
+use super::clock_service::{ClockService, ClockSettings, MachineGuest, VmClockPlace};
 use super::config::{Console, MachineConfig, MachineError, host};
 use super::control::{Control, Facts};
 use super::devices::PortDevices;
@@ -25,12 +26,13 @@ use super::power::PowerState;
 use super::quiesce::Quiesce;
 use super::save::Savable;
 use super::vcpu::{self, Shared};
+use super::vmclock_device::{self, GENERATION_GPA, VMCLOCK_GPA};
 use crate::clock::SystemTimeLine;
 use crate::host::read_realtime;
 use crate::kvm::{
     Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
     MachineServices, PageBacker, PageReleaser, XenVm, XenVmConfig, add_memory, guest_cpuid,
-    intercepted_stub, release_pages, share_registers,
+    intercepted_stub, kvm_pairs, release_pages, share_registers,
 };
 use crate::pages::GuestRamHandle;
 use crate::xen::{Clock, Domain, DomainConfig, HypercallStubs, MAX_VCPUS, StubKind, cpuid};
@@ -65,6 +67,8 @@ pub struct Machine {
     /// How each vCPU's thread stood, if the guest was saved before.
     pub(super) saved: Option<Vec<PowerState>>,
     pub(super) clock: Arc<KvmClock>,
+    pub(super) clock_service: Arc<ClockService>,
+    pub(super) vmclock: bool,
     pub(super) kvm: Arc<Kvm>,
     pub(super) tsc_khz: u32,
     pub(super) memory: u64,
@@ -144,7 +148,7 @@ impl Machine {
         let domain_config = domain_config(config, &vm, &boot);
         let domain = Arc::new(Domain::new(
             domain_config.clone(),
-            memory,
+            memory.clone(),
             Arc::clone(&vm.clock) as Arc<dyn Clock>,
             Arc::clone(&platform) as Arc<dyn crate::xen::Platform>,
         )?);
@@ -159,6 +163,7 @@ impl Machine {
         let devices =
             PortDevices::new(line, consoles.to(Console::Serial), consoles.to(Console::Hvc));
         platform.guarded().before_run(&vm.vm);
+        let clock_service = clock_service(config.vmclock, &vm, &domain, &platform, memory)?;
         platform.start(&domain).map_err(host("the timer thread"))?;
         let XenVm { vm, vcpus, clock, tsc_khz, .. } = vm;
         let stubs = stubs(hypercalls);
@@ -175,12 +180,16 @@ impl Machine {
             xen_version: config.xen_version,
         };
         let control = Control::new(Arc::clone(&shared), Arc::clone(&clock), facts);
+        let clocks = Arc::clone(&clock_service);
+        control.set_clock_reader(Box::new(move || clocks.metrics()));
         Ok(Self {
             shared,
             control: Arc::new(control),
             vcpus,
             saved: None,
             clock,
+            clock_service,
+            vmclock: config.vmclock,
             kvm: Arc::new(kvm),
             tsc_khz,
             memory: config.memory,
@@ -198,6 +207,7 @@ impl Machine {
     /// # Errors
     /// Where a thread can not be made; the guest then has not run.
     pub fn run(self) -> Result<MachineReport, MachineError> {
+        self.clock_service.start().map_err(host("the clock thread"))?;
         let mut threads = Vec::new();
         let mut saved = self.saved.unwrap_or_default().into_iter();
         for (id, fd) in (0u32..).zip(self.vcpus) {
@@ -211,6 +221,7 @@ impl Machine {
                 Err(error) => {
                     self.shared.end(ExitReason::Failed(error.to_string()));
                     threads.into_iter().for_each(|thread| drop(thread.join()));
+                    self.clock_service.stop();
                     return Err(host("a vCPU thread")(error));
                 }
             }
@@ -230,6 +241,7 @@ impl Machine {
                 tracing::error!("a vCPU thread panicked");
             }
         }
+        self.clock_service.stop();
         self.shared.platform.stop();
         self.writers.into_iter().for_each(ConsoleWriter::finish);
         Ok(MachineReport {
@@ -254,6 +266,8 @@ impl Machine {
         Savable {
             shared: Arc::clone(&self.shared),
             clock: Arc::clone(&self.clock),
+            clock_service: Arc::clone(&self.clock_service),
+            vmclock: self.vmclock,
             kvm: Arc::clone(&self.kvm),
             tsc_khz: self.tsc_khz,
             memory: self.memory,
@@ -267,6 +281,11 @@ impl Machine {
     /// What can be asked of the machine while it runs, from any thread.
     pub fn control(&self) -> Arc<Control> {
         Arc::clone(&self.control)
+    }
+
+    /// The guest's clocks, for whoever watches them while it runs.
+    pub fn clock_service(&self) -> Arc<ClockService> {
+        Arc::clone(&self.clock_service)
     }
 
     /// The guest, for whoever watches it while it runs.
@@ -314,6 +333,43 @@ pub(super) fn stubs(hypercalls: HypercallMode) -> HypercallStubs {
     }
 }
 
+/// What keeps the guest's clocks; its VMClock page, if it has one, is published.
+pub(super) fn clock_service(
+    vmclock: bool,
+    vm: &XenVm,
+    domain: &Arc<Domain>,
+    platform: &Arc<KvmPlatform>,
+    memory: GuestRamHandle,
+) -> Result<Arc<ClockService>, MachineError> {
+    let bells = if vmclock {
+        Some(vmclock_device::connect(&vm.vm).map_err(host("the VMClock's interrupts"))?)
+    } else {
+        None
+    };
+    let place = vmclock.then(|| VmClockPlace {
+        memory,
+        gpa: VMCLOCK_GPA,
+        generation_gpa: GENERATION_GPA,
+        generation_id: random_uuid(),
+    });
+    let guest = MachineGuest { domain: Arc::clone(domain), clock: Arc::clone(&vm.clock), bells };
+    let pairs = kvm_pairs(Arc::clone(&vm.vm));
+    let service = ClockService::new(
+        ClockSettings::default(),
+        &vm.clock,
+        guest,
+        Some(Box::new(pairs)),
+        place,
+    )?;
+    let platform = Arc::downgrade(platform);
+    Ok(Arc::new(service.with_guarded(move || {
+        platform.upgrade().map_or((0, 0, 0), |platform| {
+            let report = platform.guarded().report();
+            (report.rewrites, report.jumps, report.largest_jump_ns)
+        })
+    })))
+}
+
 /// Reads the wallclock page as the guest would, and compares it with the host.
 pub(super) fn wallclock_error(domain: &Domain, clock: &KvmClock) -> Option<i128> {
     let epoch = domain.wallclock_page()?;
@@ -338,7 +394,7 @@ fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainCon
 }
 
 /// A version 4 UUID; all zeroes where the host has no randomness.
-fn random_uuid() -> [u8; 16] {
+pub(super) fn random_uuid() -> [u8; 16] {
     let mut uuid = [0; 16];
     let filled =
         std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut uuid));

@@ -13,17 +13,18 @@ use kvm_ioctls::{Kvm, VcpuFd};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 use xen_abi::cpuid::XEN_CPUID_FIRST_LEAF;
 
+use super::clock_service::ClockService;
 use super::config::{Console, MachineError, host};
 use super::control::{Control, Facts};
 use super::devices::PortDevices;
 use super::exit::ExitLatch;
 use super::load::{check_cpus, make_memory};
-use super::machine::{Consoles, Machine, platform, serial_line, stubs};
+use super::machine::{Consoles, Machine, clock_service, platform, random_uuid, serial_line, stubs};
 use super::memory::PAGE_SIZE;
 use super::pause::Pause;
 use super::power::PowerState;
 use super::quiesce::Quiesce;
-use super::save::{MachineState, SerialSection, VcpuSection};
+use super::save::{MachineState, SerialSection, VcpuSection, VmClockSection};
 use super::vcpu::Shared;
 use crate::clock::{FrequencyError, TscFrequency};
 use crate::host::{Bracketed, PairError, PairSource};
@@ -101,6 +102,7 @@ pub struct SavedGuest {
     irqchip: IrqchipState,
     platform: PlatformState,
     serial: SerialSection,
+    vmclock: Option<VmClockSection>,
     clock: StoppedClock,
 }
 
@@ -155,6 +157,7 @@ impl SavedGuest {
         let mut irqchip = Once(tag::IRQCHIP, None);
         let mut platform = Once(tag::PLATFORM, None);
         let mut serial = Once(tag::SERIAL, None);
+        let mut vmclock = Once(tag::VMCLOCK, None);
         let mut clock = Once(tag::CLOCK, None);
         let mut vcpus = Vec::new();
         while let Some(section) = reader.next_section()? {
@@ -164,6 +167,7 @@ impl SavedGuest {
                 tag::IRQCHIP => irqchip.take(&section)?,
                 tag::PLATFORM => platform.take(&section)?,
                 tag::SERIAL => serial.take(&section)?,
+                tag::VMCLOCK => vmclock.take(&section)?,
                 tag::CLOCK => clock.take(&section)?,
                 tag::VCPU if section.index as usize == vcpus.len() => vcpus.push(section.value()?),
                 tag::VCPU | tag::MACHINE => {
@@ -192,6 +196,7 @@ impl SavedGuest {
             irqchip: irqchip.get()?,
             platform: platform.get()?,
             serial: serial.get()?,
+            vmclock: vmclock.1,
             clock: clock.get()?,
         })
     }
@@ -257,6 +262,7 @@ impl Machine {
         let mut vm = XenVm::restored(&kvm, &caps, &saved.ram, vm_config, &tsc)?;
         check_xsave(&vm.vm)?;
         let memory = GuestRamHandle::new(saved.ram);
+        let guest_memory = memory.clone();
         let shown = config.console.unwrap_or(match saved.machine.console {
             0 => Console::Serial,
             1 => Console::Hvc,
@@ -290,6 +296,11 @@ impl Machine {
         let line = serial_line(&vm)?;
         let (serial, hvc) = (consoles.to(Console::Serial), consoles.to(Console::Hvc));
         let devices = PortDevices::restored(line, serial, hvc, saved.serial)?;
+        let vmclock = saved.machine.vmclock;
+        let clock_service = clock_service(vmclock, &vm, &domain, &platform, guest_memory)?;
+        if let Some(before) = saved.vmclock {
+            go_beyond(&clock_service, before)?;
+        }
         platform.start(&domain).map_err(host("the timer thread"))?;
         domain.reattach_console()?;
         // After the TSC and the local APICs, to which they are delivered.
@@ -324,10 +335,15 @@ impl Machine {
             hypercalls,
             xen_version: saved.domain.config.xen_version,
         };
-        let control = Arc::new(Control::new(Arc::clone(&shared), Arc::clone(&clock), facts));
+        let control = Control::new(Arc::clone(&shared), Arc::clone(&clock), facts);
+        let clocks = Arc::clone(&clock_service);
+        control.set_clock_reader(Box::new(move || clocks.metrics()));
+        let control = Arc::new(control);
         let machine = Self {
             shared,
             control,
+            clock_service,
+            vmclock,
             vcpus,
             saved: Some(saved.vcpus.iter().map(power).collect()),
             clock,
@@ -343,6 +359,25 @@ impl Machine {
         };
         Ok((machine, time))
     }
+}
+
+/// Brings disruption marker and generation beyond what the guest has seen: it is
+/// another copy of itself, on a counter that was moved.
+fn go_beyond(service: &ClockService, before: VmClockSection) -> Result<(), MachineError> {
+    /// A guest has seen fewer restores and migrations than this.
+    const MOST: u32 = 1 << 16;
+    for _ in 0..MOST {
+        service.new_generation(random_uuid()).map_err(|error| {
+            host("the VM generation's page")(std::io::Error::other(error.to_string()))
+        })?;
+        let beyond = service.markers().is_none_or(|(marker, generation)| {
+            marker > before.disruption_marker && generation > before.generation
+        });
+        if beyond {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The frequency that this host gives its guests, kHz.

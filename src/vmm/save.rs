@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vm_superio::serial::SerialState;
 
+use super::clock_service::ClockService;
 use super::config::Console;
 use super::power::PowerState;
 use super::quiesce::{Job, NotStopped};
@@ -46,6 +47,18 @@ pub struct MachineState {
     pub serves_all_events: bool,
     /// 0 serial, 1 hvc, 2 none.
     pub console: u8,
+    /// It has a VMClock and a VM generation device.
+    #[serde(default)]
+    pub vmclock: bool,
+}
+
+/// The VMClock device: section `VMCL`, where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmClockSection {
+    /// The disruption marker of the page.
+    pub disruption_marker: u64,
+    /// The generation counter of the page.
+    pub generation: u64,
 }
 
 /// A vCPU: section `VCPU` of its number.
@@ -159,6 +172,10 @@ pub struct Savable {
     pub shared: Arc<Shared>,
     /// Its clock.
     pub clock: Arc<KvmClock>,
+    /// What publishes its clock.
+    pub clock_service: Arc<ClockService>,
+    /// It has a VMClock and a VM generation device.
+    pub vmclock: bool,
     /// Its KVM, for the list of MSRs.
     pub kvm: Arc<kvm_ioctls::Kvm>,
     /// The guest's frequency, kHz.
@@ -192,7 +209,14 @@ impl Savable {
             let began = Instant::now();
             self.shared.platform.hold_timers();
             let sections = self.vcpus(on_each, &indices);
-            let saved = sections.and_then(|vcpus| self.write(file, &vcpus, began));
+            let markers = self.clock_service.markers();
+            let vmclock = markers.map(|(disruption_marker, generation)| VmClockSection {
+                disruption_marker,
+                generation,
+            });
+            let saved = sections.and_then(|vcpus| {
+                self.clock_service.while_still(|| self.write(file, &vcpus, vmclock, began))
+            });
             if saved.is_ok() {
                 and_then();
             }
@@ -239,6 +263,7 @@ impl Savable {
         &self,
         file: AtomicFile,
         vcpus: &[VcpuSection],
+        vmclock: Option<VmClockSection>,
         began: Instant,
     ) -> Result<SaveReport, SaveError> {
         let stopped = self.stopped_clock()?;
@@ -255,6 +280,9 @@ impl Savable {
         writer.value(tag::IRQCHIP, 0, &irqchip)?;
         writer.value(tag::PLATFORM, 0, &self.shared.platform.snapshot())?;
         writer.value(tag::SERIAL, 0, &self.shared.devices.snapshot())?;
+        if let Some(vmclock) = &vmclock {
+            writer.value(tag::VMCLOCK, 0, vmclock)?;
+        }
         writer.value(tag::CLOCK, 0, &stopped)?;
         let (mut buffered, bytes, page_bytes) = writer.finish()?;
         let flushed = buffered.flush().and_then(|()| buffered.into_inner().map_err(Into::into));
@@ -286,6 +314,7 @@ impl Savable {
                 Console::Hvc => 1,
                 Console::None => 2,
             },
+            vmclock: self.vmclock,
         }
     }
 

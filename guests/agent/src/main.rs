@@ -6,7 +6,9 @@
 //! `agent.jumps=1` to hold five of them against each other meanwhile,
 //! `agent.mode=poweroff|reboot|crash|shell` (default poweroff) to end,
 //! `agent.check=1` for all that `kvm-xen check` judges: sleeps, interrupts, CPU
-//! hotplug. What the kernel lacks for a check is a line `missing check=…`.
+//! hotplug. What the kernel lacks for a check is a line `missing check=…`. With the
+//! feature `vmclock`, `agent.vmclock=N` reads /dev/vmclock0 and /dev/ptp0 for N
+//! seconds.
 //!
 //! Run as anything but process 1 it only reports, and changes nothing.
 
@@ -18,6 +20,8 @@ mod ipis;
 mod jumps;
 mod sleeps;
 mod system;
+#[cfg(feature = "vmclock")]
+mod vmclock;
 mod watch;
 
 use std::process::ExitCode;
@@ -55,6 +59,10 @@ fn main() -> ExitCode {
     report_clocks(&mut console, duration);
     if let Some(Ok(seen)) = jumps.map(std::thread::JoinHandle::join) {
         report_jumps(&mut console, &seen);
+    }
+    #[cfg(feature = "vmclock")]
+    if let Some(seconds) = parameter("agent.vmclock").and_then(|text| text.parse().ok()) {
+        vmclock::report(&mut console, Duration::from_secs(seconds));
     }
     if parameter("agent.check") == Some("1") {
         check::report(&mut console, first_process);

@@ -4,7 +4,8 @@
 //! something to tell.
 //!
 //! Parameters: `sends=` of each CPU (default 2000), `abi=2l` or `fifo`, `upcall=`
-//! `vector` (each vCPU's own) or `gsi` (level triggered, vCPU 0 only).
+//! `vector` (each vCPU's own), `callback` (the same one for all, past the local
+//! APIC) or `gsi` (level triggered, vCPU 0 only).
 //!
 //! An event says "at least one". So each sender counts up before it sends, and
 //! the receiver notes the count that it sees when it takes the event: after the
@@ -16,7 +17,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use guests::cpu::{disable_interrupts, enable_interrupts, guest_tsc};
-use guests::events::{self, UPCALL_VECTOR, bind_ipi, operation, send, upcall_by};
+use guests::events::{self, UPCALL_VECTOR, bind_ipi, callback_by, operation, send, upcall_by};
 use guests::interrupts::{cpu_index, set_handler};
 use guests::rt::Exit;
 use guests::start_info::Machine;
@@ -72,6 +73,7 @@ static MINE: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 static FIFO: AtomicBool = AtomicBool::new(false);
 static BY_GSI: AtomicBool = AtomicBool::new(false);
+static BY_CALLBACK: AtomicBool = AtomicBool::new(false);
 static SENDS: AtomicU32 = AtomicU32::new(0);
 
 static READY: AtomicUsize = AtomicUsize::new(0);
@@ -87,9 +89,11 @@ fn main(machine: &Machine) -> Exit {
     let abi = machine.text("abi").unwrap_or("2l");
     let upcall = machine.text("upcall").unwrap_or("vector");
     checks::holds("abi=2l or fifo", matches!(abi, "2l" | "fifo"), abi);
-    checks::holds("upcall=vector or gsi", matches!(upcall, "vector" | "gsi"), upcall);
+    let known = matches!(upcall, "vector" | "callback" | "gsi");
+    checks::holds("upcall=vector, callback or gsi", known, upcall);
     FIFO.store(abi == "fifo", Ordering::Relaxed);
     BY_GSI.store(upcall == "gsi", Ordering::Relaxed);
+    BY_CALLBACK.store(upcall == "callback", Ordering::Relaxed);
     let sends = machine.number("sends", 2000).min(100_000_000);
     SENDS.store(u32::try_from(sends).unwrap_or(u32::MAX), Ordering::Relaxed);
     checks::equal("map shared_info", shared::map_shared_info(), 0);
@@ -134,7 +138,11 @@ fn prepare(cpu: usize) {
             checks::equal("expand_array", fifo::expand_array(), 0);
         }
     }
-    if !BY_GSI.load(Ordering::Relaxed) {
+    if BY_CALLBACK.load(Ordering::Relaxed) {
+        if cpu == 0 {
+            checks::equal("callback vector", callback_by(UPCALL_VECTOR, upcall), 0);
+        }
+    } else if !BY_GSI.load(Ordering::Relaxed) {
         checks::equal("vector", upcall_by(shared::vcpu_id(cpu), UPCALL_VECTOR, upcall), 0);
     } else if cpu == 0 {
         set_handler(UPCALL_VECTOR, upcall);

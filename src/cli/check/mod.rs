@@ -392,6 +392,7 @@ fn cell_args(args: &CheckArgs, cell: &Cell) -> CheckCellArgs {
             // A kernel that knows the VM-wide vector alone would be refused it in
             // owned mode, and wait for events for ever.
             clock: if cell.clock == Clock::Owned { ClockArg::Auto } else { ClockArg::Guarded },
+            vmclock: SwitchArg::On,
             hypercalls: match cell.hypercalls {
                 HypercallMode::KvmXen => HypercallsArg::KvmXen,
                 HypercallMode::PortIo => HypercallsArg::PortIo,

@@ -135,3 +135,19 @@ fn written_where_the_rsdp_is_looked_for() {
     ram.read_slice(&mut signature, GuestAddress(0xe_0000)).unwrap();
     assert_eq!(&signature, b"RSD PTR ");
 }
+
+#[test]
+fn a_vmclock_is_in_the_dsdt_where_it_is_wanted() {
+    use crate::vmm::vmclock_device::{GENERATION_GPA, VMCLOCK_GPA, aml};
+    let holds = |present, bytes: &[u8]| {
+        let config = AcpiConfig { cpus: 1, devices: aml(present) };
+        let blob = tables(&config, ACPI_START).unwrap();
+        let (_, _, dsdt) = walk(&blob);
+        dsdt.windows(bytes.len()).any(|window| window == bytes)
+    };
+    let gpa = |address: vm_memory::GuestAddress| u32::try_from(address.0).unwrap().to_le_bytes();
+    for device in [&b"AMZNC10C"[..], b"VMCLOCK", b"VMGENCTR", b"ACPI0013", b"_EVT"] {
+        assert!(holds(true, device) && !holds(false, device), "{device:?}");
+    }
+    assert!(holds(true, &gpa(VMCLOCK_GPA)) && holds(true, &gpa(GENERATION_GPA)));
+}

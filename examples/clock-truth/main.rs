@@ -1,0 +1,232 @@
+//! Runs a guest and holds its VMClock page against the host's CLOCK_TAI, about a
+//! thousand times a second: first in peace, then while a command disturbs the
+//! host's clock.
+//!
+//! ```console
+//! # clock-truth KERNEL INITRD CMDLINE PEACE_SECONDS COMMAND [ARGUMENT]...
+//! ```
+//!
+//! Begins when the guest says `KVMXEN vmclock`. Fails if a sample lies outside of
+//! the published bound, other than between a step of the host's clock and the new
+//! page; if that takes more than 10 ms; if in peace the 99th percentile is more
+//! than 2 us, or the bound more than 1 us beyond the host's.
+
+use std::io::Write;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use kvm_xen::kvm::{ClockMode, KVM_DEVICE};
+use kvm_xen::vmm::clock_service::{ClockSample, ClockService, SampleError};
+use kvm_xen::vmm::config::{Console, Initrd, Kernel, MachineConfig};
+use kvm_xen::vmm::machine::Machine;
+
+const PAUSE: Duration = Duration::from_micros(800);
+const WINDOW_WITHIN_NS: u64 = 10_000_000;
+const PEACE_WITHIN_NS: u64 = 2_000;
+const BASE_WITHIN_NS: u64 = 1_000;
+
+/// The guest's console, and whether it has said that it reads its VMClock.
+struct Listener {
+    line: Vec<u8>,
+    ready: Arc<AtomicBool>,
+}
+
+impl Write for Listener {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        for byte in bytes {
+            self.line.push(*byte);
+            if *byte == b'\n' {
+                let line = std::mem::take(&mut self.line);
+                let text = String::from_utf8_lossy(&line);
+                print!("{text}");
+                if text.contains("KVMXEN vmclock") {
+                    self.ready.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [kernel, initrd, cmdline, peace, command @ ..] = words.as_slice() else {
+        eprintln!("usage: clock-truth KERNEL INITRD CMDLINE PEACE_SECONDS COMMAND [ARGUMENT]...");
+        return ExitCode::from(2);
+    };
+    let Ok(peace) = peace.parse().map(Duration::from_secs) else {
+        eprintln!("clock-truth: {peace:?} are no seconds");
+        return ExitCode::from(2);
+    };
+    let config = MachineConfig {
+        kernel: Kernel::File(kernel.into()),
+        initrd: Some(Initrd::File(initrd.into())),
+        modules: Vec::new(),
+        cmdline: cmdline.clone(),
+        memory: 256 << 20,
+        cpus: 1,
+        clock: ClockMode::Auto,
+        vmclock: true,
+        upcall_vector: None,
+        fifo_events: None,
+        hypercalls: None,
+        without: Vec::new(),
+        kvm_device: KVM_DEVICE.into(),
+        xen_version: (4, 17),
+        console: Console::Serial,
+        input: false,
+    };
+    let ready = Arc::new(AtomicBool::new(false));
+    let listener = Listener { line: Vec::new(), ready: Arc::clone(&ready) };
+    let machine = match Machine::new(&config, Box::new(listener)) {
+        Ok(machine) => machine,
+        Err(error) => {
+            eprintln!("clock-truth: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let service = machine.clock_service();
+    let command = command.to_vec();
+    let ended = Arc::new(AtomicBool::new(false));
+    let watcher = {
+        let ended = Arc::clone(&ended);
+        std::thread::spawn(move || watch(&service, &ready, &ended, peace, &command))
+    };
+    let exit = machine.run();
+    ended.store(true, Ordering::Relaxed);
+    let holds = watcher.join().unwrap_or(false);
+    match exit {
+        Ok(report) => println!("the guest ended: {}", report.exit),
+        Err(error) => println!("the guest could not run: {error}"),
+    }
+    if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn watch(
+    service: &ClockService,
+    ready: &AtomicBool,
+    ended: &AtomicBool,
+    peace: Duration,
+    command: &[String],
+) -> bool {
+    while !ready.load(Ordering::Relaxed) {
+        if ended.load(Ordering::Relaxed) {
+            println!("FAIL: the guest never read its VMClock");
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let end = Instant::now() + peace;
+    let quiet = sample_while(service, || Instant::now() < end && !ended.load(Ordering::Relaxed));
+    let mut holds = tell("peace", service, &quiet);
+    let p99 = percentile(&quiet, 99);
+    if p99 > PEACE_WITHIN_NS {
+        println!("FAIL: the 99th percentile in peace is {p99} ns");
+        holds = false;
+    }
+    let own_base = quiet.iter().map(|sample| sample.own_bound_ns).min().unwrap_or(u64::MAX);
+    println!("truth own-bound-least-ns={own_base}");
+    if own_base > BASE_WITHIN_NS {
+        println!("FAIL: the base bound is {own_base} ns beyond the host's own");
+        holds = false;
+    }
+    let [program, arguments @ ..] = command else { return holds };
+    let child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => {
+            println!("FAIL: {program}: {error}");
+            return false;
+        }
+    };
+    let mut good = None;
+    let storm = sample_while(service, || {
+        good = child.try_wait().ok().flatten();
+        good.is_none() && !ended.load(Ordering::Relaxed)
+    });
+    holds &= tell("disturbed", service, &storm);
+    if !good.is_some_and(|status| status.success()) {
+        println!("FAIL: {program} did not end well before the guest did");
+        holds = false;
+    }
+    holds
+}
+
+fn sample_while(service: &ClockService, mut more: impl FnMut() -> bool) -> Vec<ClockSample> {
+    let mut samples = Vec::new();
+    let mut refused = 0;
+    while more() {
+        match service.sample() {
+            Ok(sample) => samples.push(sample),
+            // Unreliable, as the page says itself: no promise is broken.
+            Err(SampleError::Refused(_)) => refused += 1,
+            Err(error) => println!("no sample: {error}"),
+        }
+        std::thread::sleep(PAUSE);
+    }
+    if refused > 0 {
+        println!("truth refused={refused}");
+    }
+    samples
+}
+
+fn percentile(samples: &[ClockSample], percent: usize) -> u64 {
+    let mut offsets: Vec<u64> =
+        samples.iter().map(|sample| sample.offset_ns.unsigned_abs()).collect();
+    offsets.sort_unstable();
+    offsets.get(offsets.len().saturating_sub(1) * percent / 100).copied().unwrap_or(u64::MAX)
+}
+
+fn tell(phase: &str, service: &ClockService, samples: &[ClockSample]) -> bool {
+    let counts = service.sample_counts();
+    let metrics = service.metrics();
+    let inside: Vec<ClockSample> =
+        samples.iter().copied().filter(|sample| !sample.in_step_window).collect();
+    let worst_error = samples.iter().map(|sample| sample.reading_error_ns).max().unwrap_or(0);
+    println!(
+        "truth phase={phase} samples={} p50={} p99={} max={} worst-reading-error={worst_error}",
+        samples.len(),
+        percentile(&inside, 50),
+        percentile(&inside, 99),
+        percentile(&inside, 100),
+    );
+    println!(
+        "truth all samples={} within={} step-windows={} broken={} beyond-own-bound={} \
+         longest-window-ns={}",
+        counts.samples,
+        counts.within,
+        counts.in_step_windows,
+        counts.broken,
+        counts.beyond_own_bound,
+        counts.longest_window_ns,
+    );
+    println!("truth metrics {metrics:?}");
+    let mut holds = true;
+    for sample in
+        samples.iter().filter(|sample| !sample.in_step_window && !sample.within_own).take(5)
+    {
+        println!("truth outside {sample:?}");
+    }
+    for (wrong, text) in [
+        (samples.len() < 100, "fewer than 100 samples"),
+        (counts.broken > 0, "samples outside of the published bound"),
+        (counts.beyond_own_bound > 0, "samples outside of the bound against the host's clock"),
+        (counts.longest_window_ns > WINDOW_WITHIN_NS, "a step window of more than 10 ms"),
+        (
+            metrics.longest_step_to_page_ns > WINDOW_WITHIN_NS,
+            "a new page more than 10 ms after a step",
+        ),
+    ] {
+        if wrong {
+            println!("FAIL: {text}");
+            holds = false;
+        }
+    }
+    holds
+}
