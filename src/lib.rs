@@ -68,6 +68,7 @@ pub mod clock;
 pub mod host;
 pub mod kvm;
 pub mod pages;
+pub mod state;
 pub mod vmclock;
 pub mod xen;
 

@@ -55,6 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         host_tsc_khz: tsc_khz,
         console_page: None,
         store_page: None,
+        incarnation: 1,
     };
     let given_back = memory.clone();
     let platform = Arc::new(KvmPlatform::new(

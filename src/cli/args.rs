@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::clock::args::ClockCommandArgs;
 use crate::kvm::{ClockMode, KVM_DEVICE, KvmFeature};
+use crate::state::TimePolicy;
 use crate::xen::Resumed;
 
 /// Run unmodified Xen guests on KVM, with an exact clock
@@ -27,6 +28,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a kernel as a Xen PVH guest
     Run(RunArgs),
+    /// Go on with a guest that was saved to a file
+    Restore(RestoreArgs),
     /// Say what this host's KVM offers, which modes work, and why not
     Probe(ProbeArgs),
     /// Show a guest's clocks: the embedded bare-metal guest, or a Linux kernel
@@ -120,6 +123,8 @@ pub struct RunArgs {
     pub api_socket: Option<PathBuf>,
     #[command(flatten)]
     pub suspend: SuspendArgs,
+    #[command(flatten)]
+    pub save: SaveArgs,
 }
 
 /// A guest that is suspended and resumed by the clock, for tests.
@@ -135,6 +140,58 @@ pub struct SuspendArgs {
     /// How it goes on: as if the suspension was cancelled, or anew
     #[arg(long, hide = true, value_enum, default_value_t = ResumeArg::Anew)]
     pub resume_as: ResumeArg,
+}
+
+/// Saving by the clock, for tests.
+#[derive(Args, Clone, Debug)]
+pub struct SaveArgs {
+    /// Save the guest to this file, and end
+    #[arg(long, value_name = "FILE", hide = true, requires = "save_after")]
+    pub save_to: Option<PathBuf>,
+    /// After so many milliseconds
+    #[arg(long, value_name = "MS", hide = true, requires = "save_to")]
+    pub save_after: Option<u64>,
+    /// Let the guest go on instead of ending it
+    #[arg(long, hide = true, requires = "save_to")]
+    pub save_and_go_on: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// The file that the guest was saved to
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// How the guest's clocks get over the time between: as if nothing had happened,
+    /// as if no time had passed, or as a suspend that the guest knows of
+    #[arg(long, value_enum, default_value_t = TimeArg::Advance)]
+    pub time: TimeArg,
+    /// Which console is this terminal [default: the one that was]
+    #[arg(long, value_enum)]
+    pub console: Option<ConsoleArg>,
+    #[command(flatten)]
+    pub kvm: KvmArgs,
+    #[command(flatten)]
+    pub save: SaveArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TimeArg {
+    /// Every clock reads as if nothing had happened
+    Advance,
+    /// TSC and system time go on from where they stopped
+    Freeze,
+    /// The guest is told how long it was away; it has to be suspended when it is saved
+    Inject,
+}
+
+impl From<TimeArg> for TimePolicy {
+    fn from(arg: TimeArg) -> Self {
+        match arg {
+            TimeArg::Advance => Self::Advance,
+            TimeArg::Freeze => Self::Freeze,
+            TimeArg::Inject => Self::Inject,
+        }
+    }
 }
 
 #[derive(Args, Debug)]

@@ -7,6 +7,7 @@ mod demo;
 mod evidence;
 mod masterclock;
 mod probe;
+mod restore;
 mod run;
 mod table;
 
@@ -30,6 +31,7 @@ pub fn main() -> ExitCode {
     init_tracing();
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Restore(args) => restore::restore(&args),
         Command::Probe(args) => probe::probe(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Clock(args) => clock::clock(&args),

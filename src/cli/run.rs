@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use super::args::{
-    ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SuspendArgs, SwitchArg,
+    ConsoleArg, EventChannelsArg, HypercallsArg, MachineArgs, RunArgs, SaveArgs, SuspendArgs,
+    SwitchArg,
 };
 use super::check::CheckError;
 use super::clock::ClockError;
@@ -139,9 +140,26 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     if args.suspend.suspend_after.is_some() {
         suspend_by_clock(machine.suspender(), args.suspend.clone())?;
     }
-    let report = machine.run()?;
+    let status = run_to_end(machine, &args.save);
     drop(server);
-    if !matches!(report.exit, ExitReason::Poweroff | ExitReason::Reboot) {
+    status
+}
+
+/// Runs a machine to its end, and saves it where that is asked for.
+pub(super) fn run_to_end(machine: Machine, save: &SaveArgs) -> Result<ExitCode, CliError> {
+    let saving = match (&save.save_to, save.save_after) {
+        (Some(path), Some(after)) => {
+            Some(super::restore::save_after(&machine, path, after, save.save_and_go_on)?)
+        }
+        _ => None,
+    };
+    let report = machine.run()?;
+    if let (ExitReason::Saved, Some(saving)) = (&report.exit, saving)
+        && saving.join().is_err()
+    {
+        tracing::error!("the saving thread panicked");
+    }
+    if !matches!(report.exit, ExitReason::Poweroff | ExitReason::Reboot | ExitReason::Saved) {
         super::complain(&report.exit);
     }
     Ok(ExitCode::from(report.exit.status()))

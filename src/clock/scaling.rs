@@ -19,6 +19,23 @@ pub struct TscScaling {
     offset: u64,
 }
 
+/// A point of guest TSC against host TSC through which the guest goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TscStart {
+    /// At this host TSC it is that guest TSC.
+    At {
+        /// Host TSC.
+        host_tsc: u64,
+        /// Guest TSC then.
+        guest_tsc: u64,
+    },
+    /// Whenever it is set, it is that guest TSC.
+    WhenSet {
+        /// Guest TSC.
+        guest_tsc: u64,
+    },
+}
+
 /// Why a scaling was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScalingError {
@@ -62,6 +79,12 @@ impl TscScaling {
     #[must_use]
     pub const fn unscaled(offset: u64) -> Self {
         Self { ratio: 1 << FRAC_BITS_AMD, frac_bits: FRAC_BITS_AMD, offset }
+    }
+
+    /// The same multiplier with another offset.
+    #[must_use]
+    pub const fn with_offset(self, offset: u64) -> Self {
+        Self { offset, ..self }
     }
 
     /// The multiplier that KVM chooses for a requested frequency:

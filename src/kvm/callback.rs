@@ -57,6 +57,19 @@ impl CallbackVector {
         self.lines.get(usize::try_from(vcpu).ok()?)
     }
 
+    /// The vector that each vCPU is to take as the callback.
+    pub(super) fn snapshot(&self) -> Vec<u8> {
+        self.lines.iter().map(|line| line.wanted.load(Ordering::SeqCst)).collect()
+    }
+
+    /// Each vCPU is armed on its way into the guest.
+    pub(super) fn restore(&self, from: &[u8]) -> bool {
+        for (line, wanted) in self.lines.iter().zip(from) {
+            line.wanted.store(*wanted, Ordering::SeqCst);
+        }
+        self.lines.len() == from.len()
+    }
+
     /// The guest chose its callback for all vCPUs: a vector, or 0 for another
     /// way. `true` if a vCPU has to pass [`CallbackVector::before_entry`] for it.
     pub(super) fn choose(&self, vector: u8) -> bool {

@@ -6,6 +6,7 @@ use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
 use super::ioctls;
+use crate::clock::scaling::TscScaling;
 use crate::clock::tai::{TaiLine, TaiOffset, wallclock};
 use crate::clock::{SystemTimeLine, WallclockEpoch, wallclock_epoch};
 use crate::host::{host_tsc, read_realtime};
@@ -13,11 +14,11 @@ use crate::xen::Clock;
 
 const MSR_IA32_TSC: u32 = 0x10;
 
-/// Guest TSC = host TSC + offset, modulo 2^64. Hardware scaling is not used:
-/// a guest gets its host's frequency.
+/// Guest TSC = host TSC + offset, modulo 2^64, for a guest with its host's
+/// frequency; a guest that came from a host of another may be scaled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestTsc {
-    offset: u64,
+    scaling: TscScaling,
 }
 
 /// Why the guest's TSC can not be known.
@@ -48,12 +49,17 @@ pub enum OffsetError {
 impl GuestTsc {
     /// A guest whose TSC is the host's plus `offset`, modulo 2^64.
     pub fn with_offset(offset: u64) -> Self {
-        Self { offset }
+        Self { scaling: TscScaling::unscaled(offset) }
     }
 
     /// The offset in ticks, modulo 2^64.
     pub fn offset(&self) -> u64 {
-        self.offset
+        self.scaling.offset()
+    }
+
+    /// What the hardware makes of the host's TSC.
+    pub fn scaling(&self) -> TscScaling {
+        self.scaling
     }
 
     /// Finds a vCPU's offset. KVM states it exactly; a software KVM may state
@@ -62,12 +68,26 @@ impl GuestTsc {
     /// # Errors
     /// Where the counter can not be read, or fits neither answer.
     pub fn of_vcpu(vcpu: &VcpuFd, id: u32) -> Result<Self, OffsetError> {
+        Self::of_scaled_vcpu(vcpu, id, TscScaling::unscaled(0))
+    }
+
+    /// The same of a vCPU whose frequency was set so that `scaling`'s multiplier
+    /// is in force; its offset is not looked at.
+    ///
+    /// # Errors
+    /// As [`GuestTsc::of_vcpu`].
+    pub fn of_scaled_vcpu(
+        vcpu: &VcpuFd,
+        id: u32,
+        scaling: TscScaling,
+    ) -> Result<Self, OffsetError> {
         let read = |error| OffsetError::Read { vcpu: id, error };
         let stated = ioctls::vcpu_tsc_offset(vcpu).ok();
         let entry = kvm_msr_entry { index: MSR_IA32_TSC, ..Default::default() };
         let mut msrs = Msrs::from_entries(&[entry])
             .map_err(|_| read(vmm_sys_util::errno::Error::new(libc::ENOMEM)))?;
-        let before = host_tsc();
+        let at = |offset| Self { scaling: scaling.with_offset(offset) };
+        let before = at(0).now();
         let count = vcpu.get_msrs(&mut msrs).map_err(read)?;
         if count != 1 {
             return Err(read(vmm_sys_util::errno::Error::new(libc::ENOENT)));
@@ -78,8 +98,8 @@ impl GuestTsc {
         // more than a second of either, and less than any two offsets differ.
         let fits = |offset: u64| measured.wrapping_sub(offset) < 1 << 32;
         match stated {
-            Some(offset) if fits(offset) => Ok(Self { offset }),
-            _ if fits(0) => Ok(Self { offset: 0 }),
+            Some(offset) if fits(offset) => Ok(at(offset)),
+            _ if fits(0) => Ok(at(0)),
             stated => {
                 Err(OffsetError::Contradiction { vcpu: id, measured, stated: stated.unwrap_or(0) })
             }
@@ -88,7 +108,7 @@ impl GuestTsc {
 
     /// The guest's TSC at a host TSC. Wraps as the hardware's addition does.
     pub fn from_host(&self, host_tsc: u64) -> u64 {
-        host_tsc.wrapping_add(self.offset)
+        self.scaling.guest_tsc(host_tsc)
     }
 
     /// The guest's TSC now.

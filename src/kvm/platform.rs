@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::{VcpuFd, VmFd};
+use serde::{Deserialize, Serialize};
 use vm_memory::GuestAddress;
 use xen_abi::errno::Errno;
 
@@ -46,6 +47,15 @@ pub struct MachineServices {
     pub backer: PageBacker,
     /// Takes back the memory of pages that the guest gave up.
     pub releaser: PageReleaser,
+}
+
+/// What a machine holds back for its vCPUs, outside of the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformState {
+    /// For each vCPU the vector that its local APIC has not taken yet, or 0.
+    pub untaken: Vec<u8>,
+    /// For each vCPU the vector that it takes without an end of interrupt, or 0.
+    pub callback: Vec<u8>,
 }
 
 /// Why a vCPU can not enter the guest.
@@ -163,6 +173,35 @@ impl KvmPlatform {
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the timer thread panicked");
         }
+    }
+
+    /// Lets no timer expire until [`KvmPlatform::release_timers`], and waits for
+    /// one that is just being delivered.
+    pub fn hold_timers(&self) {
+        self.timers.hold();
+    }
+
+    /// Lets timers expire again, those first that are due meanwhile.
+    pub fn release_timers(&self) {
+        self.timers.release();
+    }
+
+    /// What is held back for the vCPUs, none of which runs.
+    pub fn snapshot(&self) -> PlatformState {
+        PlatformState {
+            untaken: self.untaken.iter().map(|vector| vector.load(Ordering::SeqCst)).collect(),
+            callback: self.callback.snapshot(),
+        }
+    }
+
+    /// Takes it over, after the domain is restored; `false` where it is that of
+    /// another number of vCPUs.
+    #[must_use]
+    pub fn restore(&self, from: &PlatformState) -> bool {
+        for (vector, saved) in self.untaken.iter().zip(&from.untaken) {
+            vector.store(*saved, Ordering::SeqCst);
+        }
+        self.untaken.len() == from.untaken.len() && self.callback.restore(&from.callback)
     }
 
     /// System time now, of the guest's clock.

@@ -59,11 +59,13 @@ impl Drop for Masked {
     }
 }
 
-/// Serves `vcpu`'s requests. Not one instruction of its guest is executed.
+/// Serves `vcpu`'s requests, on its own thread. Not one instruction of its guest
+/// is executed. A local APIC timer that has expired and was not delivered yet
+/// becomes an interrupt in the local APIC, where `KVM_GET_LAPIC` shows it.
 ///
 /// # Errors
 /// Where KVM takes no signal mask, or the vCPU came out for another reason.
-pub(super) fn serve_requests(vcpu: &mut VcpuFd) -> Result<()> {
+pub fn serve_requests(vcpu: &mut VcpuFd) -> Result<()> {
     let masked = Masked::new();
     // In KVM_RUN nothing is blocked, so that the pending signal counts there.
     vcpu_set_signal_mask(vcpu, Some(0))?;

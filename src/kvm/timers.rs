@@ -26,6 +26,8 @@ struct State {
     /// The deadline that the kernel's timer is set for, not after it.
     armed_for_ns: Option<u64>,
     stopped: bool,
+    /// Nobody is due.
+    held: bool,
 }
 
 impl State {
@@ -60,6 +62,8 @@ pub(super) struct Timers {
     state: Mutex<State>,
     /// Set when the thread starts.
     alarm: OnceLock<Alarm>,
+    /// Held while what is due is delivered.
+    delivering: Mutex<()>,
     clock: Arc<dyn Clock>,
 }
 
@@ -71,8 +75,9 @@ impl Timers {
             in_order: BTreeSet::new(),
             armed_for_ns: None,
             stopped: false,
+            held: false,
         };
-        Self { state: Mutex::new(state), alarm: OnceLock::new(), clock }
+        Self { state: Mutex::new(state), alarm: OnceLock::new(), delivering: Mutex::new(()), clock }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -126,25 +131,51 @@ impl Timers {
                 tracing::debug!("timers wait their turn behind busy vCPUs: no CAP_SYS_NICE");
             }
             let mut due = Vec::new();
-            while timers.wait_for_due(&mut due) {
+            while timers.wait() {
+                let _delivering = timers.delivering();
+                timers.take_due(&mut due);
                 due.drain(..).for_each(&expired);
             }
         })
     }
 
-    /// Waits for the alarm and collects the vCPUs whose deadline has passed into
-    /// `due`, maybe none; `false` once stopped.
-    fn wait_for_due(&self, due: &mut Vec<u32>) -> bool {
+    /// Waits for the alarm; `false` once stopped.
+    fn wait(&self) -> bool {
         if let Some(alarm) = self.alarm.get() {
             alarm.wait();
         }
+        !self.lock().stopped
+    }
+
+    /// Collects the vCPUs whose deadline has passed into `due`, maybe none.
+    fn take_due(&self, due: &mut Vec<u32>) {
         let mut state = self.lock();
         state.armed_for_ns = None;
+        if state.held {
+            return;
+        }
         state.take_due(self.clock.system_time_ns(), due);
         if let Some(earliest_ns) = state.earliest() {
             self.arm(&mut state, earliest_ns);
         }
-        !state.stopped
+    }
+
+    fn delivering(&self) -> MutexGuard<'_, ()> {
+        self.delivering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody is due from now on, nor is anybody still being served.
+    pub(super) fn hold(&self) {
+        self.lock().held = true;
+        drop(self.delivering());
+    }
+
+    /// Ends [`Timers::hold`].
+    pub(super) fn release(&self) {
+        self.lock().held = false;
+        if let Some(alarm) = self.alarm.get() {
+            alarm.ring_after(0);
+        }
     }
 }
 
@@ -275,6 +306,7 @@ mod tests {
                 in_order: BTreeSet::new(),
                 armed_for_ns: None,
                 stopped: false,
+                held: false,
             };
             let (mut naive, mut now_ns) = (BTreeMap::new(), 0);
             for step in steps {

@@ -22,7 +22,9 @@ use vmm_sys_util::errno::Error;
 
 use super::clock::{GuestTsc, OffsetError};
 use super::{Capabilities, HypercallMode, KvmClock, ioctls, prime};
+use crate::clock::scaling::{TscScaling, TscStart};
 use crate::clock::{FrequencyError, LineError, SystemTimeLine, TscFrequency};
+use crate::host::host_tsc;
 use crate::pages::GuestRam;
 
 /// The hypercall page MSR that CPUID leaf 2 names.
@@ -65,12 +67,48 @@ pub enum XenVmError {
         /// That of vCPU 0.
         first: u64,
     },
+    /// KVM did not put the TSC where a restored guest needs it.
+    #[error(
+        "this KVM leaves the guest's TSC at an offset of {found:#x} where {wanted:#x} was set: a \
+         software KVM cannot move it, and no saved guest can go on here"
+    )]
+    NotMoved {
+        /// The offset that was set, in ticks.
+        wanted: u64,
+        /// The one that the vCPU has.
+        found: u64,
+    },
     /// The TSC's frequency is none.
     #[error(transparent)]
     Frequency(#[from] FrequencyError),
     /// The TSC's frequency makes no line.
     #[error(transparent)]
     Line(#[from] LineError),
+}
+
+/// The TSC of a restored guest.
+#[derive(Clone, Copy, Debug)]
+pub struct RestoredTsc {
+    /// The guest's frequency in kHz, where it is to be scaled to; `None` takes
+    /// the host's.
+    pub khz: Option<u32>,
+    /// What the hardware makes of the host's TSC; its offset is not looked at.
+    pub scaling: TscScaling,
+    /// Where it goes on.
+    pub start: TscStart,
+    /// The line, as it was published.
+    pub line: SystemTimeLine,
+}
+
+impl RestoredTsc {
+    /// The offset that brings the TSC there, if it is set now.
+    fn offset(&self) -> u64 {
+        let (host_tsc, guest_tsc) = match self.start {
+            TscStart::At { host_tsc, guest_tsc } => (host_tsc, guest_tsc),
+            TscStart::WhenSet { guest_tsc } => (host_tsc(), guest_tsc),
+        };
+        guest_tsc.wrapping_sub(self.scaling.with_offset(0).guest_tsc(host_tsc))
+    }
 }
 
 fn call(name: impl Into<String>) -> impl FnOnce(Error) -> XenVmError {
@@ -105,6 +143,32 @@ impl XenVm {
         memory: &GuestRam,
         config: XenVmConfig,
     ) -> Result<Self, XenVmError> {
+        Self::make(kvm, caps, memory, config, None)
+    }
+
+    /// Makes the VM for a guest that was saved, its TSC where it goes on. The
+    /// offset is set on vCPU 0 before it takes the one masterclock snapshot; the
+    /// others get it with their TSC generation.
+    ///
+    /// # Errors
+    /// As [`XenVm::new`], and [`XenVmError::NotMoved`].
+    pub fn restored(
+        kvm: &Kvm,
+        caps: &Capabilities,
+        memory: &GuestRam,
+        config: XenVmConfig,
+        tsc: &RestoredTsc,
+    ) -> Result<Self, XenVmError> {
+        Self::make(kvm, caps, memory, config, Some(tsc))
+    }
+
+    fn make(
+        kvm: &Kvm,
+        caps: &Capabilities,
+        memory: &GuestRam,
+        config: XenVmConfig,
+        restored: Option<&RestoredTsc>,
+    ) -> Result<Self, XenVmError> {
         let vm = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
         vm.set_tss_address(TSS_ADDRESS).map_err(call("KVM_SET_TSS_ADDR"))?;
         vm.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
@@ -115,15 +179,27 @@ impl XenVm {
         for (slot, region) in (0u32..).zip(memory.iter()) {
             add_memory(&vm, slot, region)?;
         }
-        let vcpus = create_vcpus(&vm, caps, config)?;
-        let guest_tsc = common_tsc(&vcpus)?;
+        if let Some(khz) = restored.and_then(|tsc| tsc.khz) {
+            ioctls::vm_set_tsc_khz(&vm, khz).map_err(call(format!("KVM_SET_TSC_KHZ {khz}")))?;
+        }
+        let (vcpus, set) = create_vcpus(&vm, caps, config, restored)?;
+        let scaling = restored.map_or(TscScaling::unscaled(0), |tsc| tsc.scaling);
+        let guest_tsc = common_tsc(&vcpus, scaling)?;
+        if let Some(wanted) = set.filter(|wanted| *wanted != guest_tsc.offset()) {
+            return Err(XenVmError::NotMoved { wanted, found: guest_tsc.offset() });
+        }
         let tsc_khz = vcpus
             .first()
             .map_or_else(|| Err(Error::new(libc::EINVAL)), VcpuFd::get_tsc_khz)
             .map_err(call("KVM_GET_TSC_KHZ"))?;
-        // System time starts at 0 now, and is that function of the TSC for ever.
-        let frequency = TscFrequency::from_khz(u64::from(tsc_khz))?;
-        let line = SystemTimeLine::new_keeping_linux_khz(frequency, guest_tsc.now(), 0)?;
+        let line = match restored {
+            Some(tsc) => tsc.line,
+            // System time starts at 0 now, and is that function of the TSC for ever.
+            None => {
+                let frequency = TscFrequency::from_khz(u64::from(tsc_khz))?;
+                SystemTimeLine::new_keeping_linux_khz(frequency, guest_tsc.now(), 0)?
+            }
+        };
         let clock = Arc::new(KvmClock::new(guest_tsc, line));
         Ok(Self { memory: memory.clone(), vm: Arc::new(vm), vcpus, clock, tsc_khz })
     }
@@ -133,11 +209,19 @@ fn create_vcpus(
     vm: &VmFd,
     caps: &Capabilities,
     config: XenVmConfig,
-) -> Result<Vec<VcpuFd>, XenVmError> {
+    restored: Option<&RestoredTsc>,
+) -> Result<(Vec<VcpuFd>, Option<u64>), XenVmError> {
     let mut vcpus = Vec::new();
+    let mut set = None;
     for id in 0..config.vcpus {
         let mut vcpu =
             vm.create_vcpu(u64::from(id)).map_err(call(format!("KVM_CREATE_VCPU {id}")))?;
+        if let (0, Some(tsc)) = (id, restored) {
+            let offset = tsc.offset();
+            ioctls::vcpu_set_tsc_offset(&vcpu, offset)
+                .map_err(call("setting the TSC offset of vCPU 0"))?;
+            set = Some(offset);
+        }
         // A software KVM has no masterclock, and may not stop before the guest;
         // none is known that has Xen support or synthetic interrupts.
         if id == 0 && (caps.xen != 0 || caps.synic) {
@@ -145,7 +229,7 @@ fn create_vcpus(
         }
         vcpus.push(vcpu);
     }
-    Ok(vcpus)
+    Ok((vcpus, set))
 }
 
 fn intercept_hypercalls(vm: &VmFd) -> Result<(), XenVmError> {
@@ -209,15 +293,15 @@ pub fn add_memory<B: vm_memory::bitmap::Bitmap>(
 
 /// The one offset of all vCPUs. KVM gives vCPUs that are created together the
 /// same; only where it did not are the others set to the first one's.
-fn common_tsc(vcpus: &[VcpuFd]) -> Result<GuestTsc, XenVmError> {
+fn common_tsc(vcpus: &[VcpuFd], scaling: TscScaling) -> Result<GuestTsc, XenVmError> {
     let mut common: Option<GuestTsc> = None;
     for (id, vcpu) in (0u32..).zip(vcpus) {
-        let mut tsc = GuestTsc::of_vcpu(vcpu, id)?;
+        let mut tsc = GuestTsc::of_scaled_vcpu(vcpu, id, scaling)?;
         let first = *common.get_or_insert(tsc);
         if tsc != first {
             ioctls::vcpu_set_tsc_offset(vcpu, first.offset())
                 .map_err(call(format!("setting the TSC offset of vCPU {id}")))?;
-            tsc = GuestTsc::of_vcpu(vcpu, id)?;
+            tsc = GuestTsc::of_scaled_vcpu(vcpu, id, scaling)?;
         }
         if tsc != first {
             let (offset, first) = (tsc.offset(), first.offset());
@@ -225,4 +309,37 @@ fn common_tsc(vcpus: &[VcpuFd]) -> Result<GuestTsc, XenVmError> {
         }
     }
     Ok(common.unwrap_or(GuestTsc::with_offset(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::scaling::FRAC_BITS_AMD;
+
+    fn tsc(scaling: TscScaling, start: TscStart) -> RestoredTsc {
+        let frequency = TscFrequency::from_khz(1_000_000).unwrap();
+        let line = SystemTimeLine::new(frequency, 0, 0).unwrap();
+        RestoredTsc { khz: None, scaling, start, line }
+    }
+
+    #[test]
+    fn the_offset_leads_through_the_point() {
+        let half = TscScaling::new(1 << 31, FRAC_BITS_AMD, 99).unwrap();
+        for scaling in [TscScaling::unscaled(7), half] {
+            for (host_tsc, guest_tsc) in [(1000, 5000), (5000, 1000), (u64::MAX, 0), (0, u64::MAX)]
+            {
+                let offset = tsc(scaling, TscStart::At { host_tsc, guest_tsc }).offset();
+                assert_eq!(scaling.with_offset(offset).guest_tsc(host_tsc), guest_tsc);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frozen_tsc_goes_on_when_it_is_set() {
+        let start = TscStart::WhenSet { guest_tsc: 1 << 40 };
+        let before = host_tsc();
+        let offset = tsc(TscScaling::unscaled(0), start).offset();
+        let guest = GuestTsc::with_offset(offset);
+        assert!(guest.from_host(before) <= 1 << 40 && guest.now() >= 1 << 40);
+    }
 }

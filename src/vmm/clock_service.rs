@@ -226,6 +226,12 @@ impl ClockService {
         engine.refresh(self.guest.as_ref(), Cause::Due);
     }
 
+    /// Publishes nothing while `work` is done: no page is half written.
+    pub fn while_still<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _engine = self.engine();
+        work()
+    }
+
     /// Tells the guest that its counter was disrupted, now.
     pub fn disrupt(&self) {
         let mut engine = self.engine();

@@ -8,8 +8,10 @@ use super::clock_service::ClockServiceError;
 use super::hypercall_sites::NotInMemory;
 use super::loader::FileSource;
 use super::memory::MemoryError;
-use crate::kvm::{ClockMode, HypercallMode, KvmFeature, ProbeError, XenVmError};
-use crate::xen::DomainError;
+use super::restore::HostTimeError;
+use crate::kvm::{ClockMode, HypercallMode, KvmFeature, ProbeError, VcpuStateError, XenVmError};
+use crate::state::{StateError, TimeError};
+use crate::xen::{DomainError, RestoreError};
 
 /// What a machine boots.
 #[derive(Clone, Debug)]
@@ -140,6 +142,21 @@ pub enum MachineError {
         /// What KVM said.
         error: vmm_sys_util::errno::Error,
     },
+    /// The saved guest.
+    #[error("cannot restore: {0}")]
+    State(#[from] StateError),
+    /// The saved hypervisor.
+    #[error("cannot restore: {0}")]
+    Restore(#[from] RestoreError),
+    /// A saved vCPU.
+    #[error("cannot restore: {0}")]
+    SavedVcpu(#[from] VcpuStateError),
+    /// Time.
+    #[error("cannot restore: {0}")]
+    Time(#[from] TimeError),
+    /// This host's clock.
+    #[error("cannot restore: {0}")]
+    HostTime(#[from] HostTimeError),
     /// Something of the host.
     #[error("{what}: {error}")]
     Host {

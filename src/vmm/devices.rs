@@ -9,6 +9,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::acpi;
 use super::output::ConsoleOutput;
+use super::save::SerialSection;
+use crate::state::{StateError, tag};
 
 const COM1: std::ops::RangeInclusive<u16> = acpi::COM1_PORT..=acpi::COM1_PORT + 7;
 /// Xen's debug port: a byte written here goes to the hypervisor's console.
@@ -53,6 +55,26 @@ impl PortDevices {
     /// Devices that print to `console` and interrupt through `serial_line`.
     pub fn new(serial_line: EventFd, serial: ConsoleOutput, debug: ConsoleOutput) -> Self {
         Self { serial: Mutex::new(Serial::new(Line(serial_line), serial)), debug }
+    }
+
+    /// Devices whose serial port is as it was saved.
+    ///
+    /// # Errors
+    /// More typed characters than the port holds.
+    pub(super) fn restored(
+        serial_line: EventFd,
+        serial: ConsoleOutput,
+        debug: ConsoleOutput,
+        from: SerialSection,
+    ) -> Result<Self, StateError> {
+        let serial = Serial::from_state(&from.into(), Line(serial_line), NoEvents, serial);
+        let refused = |error| StateError::Contents { tag: tag::SERIAL, why: format!("{error:?}") };
+        Ok(Self { serial: Mutex::new(serial.map_err(refused)?), debug })
+    }
+
+    /// The serial port outside of the guest.
+    pub(super) fn snapshot(&self) -> SerialSection {
+        self.serial().state().into()
     }
 
     fn serial(&self) -> MutexGuard<'_, Serial<Line, NoEvents, ConsoleOutput>> {

@@ -19,13 +19,15 @@ pub enum ExitReason {
     Failed(String),
     /// Somebody told the machine to stop.
     Stopped,
+    /// The guest was saved, and goes on elsewhere.
+    Saved,
 }
 
 impl ExitReason {
     /// The process's exit status for this end.
     pub fn status(&self) -> u8 {
         match self {
-            Self::Poweroff | Self::Reboot => 0,
+            Self::Poweroff | Self::Reboot | Self::Saved => 0,
             Self::Crash(_) => 3,
             Self::Suspend | Self::Failed(_) | Self::Stopped => 1,
         }
@@ -41,6 +43,7 @@ impl fmt::Display for ExitReason {
             Self::Crash(how) => write!(f, "the guest crashed: {how}"),
             Self::Failed(how) => write!(f, "the machine failed: {how}"),
             Self::Stopped => f.write_str("stopped"),
+            Self::Saved => f.write_str("the guest was saved"),
         }
     }
 }
@@ -99,6 +102,7 @@ mod tests {
     fn statuses_are_those_of_the_documentation() {
         assert_eq!(ExitReason::Poweroff.status(), 0);
         assert_eq!(ExitReason::Reboot.status(), 0);
+        assert_eq!(ExitReason::Saved.status(), 0);
         assert_eq!(ExitReason::Crash(String::new()).status(), 3);
         assert_eq!(ExitReason::Failed(String::new()).status(), 1);
     }

@@ -124,11 +124,13 @@ pub(super) fn spawn(shared: &Arc<Shared>, console: Console, raw: bool) -> std::i
 fn type_in(shared: &Weak<Shared>, console: Console, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         let Some(shared) = shared.upgrade() else { return false };
+        let outside = shared.quiesce.from_outside();
         let taken = match console {
             Console::Serial => shared.devices.type_in(bytes),
             Console::Hvc => shared.domain.console_input(bytes),
             Console::None => bytes.len(),
         };
+        drop(outside);
         if shared.exit.is_ending() {
             return false;
         }

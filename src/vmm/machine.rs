@@ -22,6 +22,9 @@ use super::load::{Loaded, check_cpus, load, make_memory, rewrite_hypercalls};
 use super::memory::{CONSOLE_PFN, PAGE_SIZE, XENSTORE_PFN};
 use super::output::{ConsoleOutput, ConsoleWriter};
 use super::pause::Pause;
+use super::power::PowerState;
+use super::quiesce::Quiesce;
+use super::save::Savable;
 use super::suspend::{SuspendGate, Suspender};
 use super::vcpu::{self, Shared};
 use super::vmclock_device::{self, GENERATION_GPA, VMCLOCK_GPA};
@@ -62,16 +65,46 @@ pub struct MachineReport {
 
 /// A machine that is ready to run.
 pub struct Machine {
-    shared: Arc<Shared>,
-    control: Arc<Control>,
-    vcpus: Vec<VcpuFd>,
-    clock: Arc<KvmClock>,
-    clock_service: Arc<ClockService>,
-    hypercalls: HypercallMode,
-    rewritten_sites: usize,
-    input: bool,
-    console: Console,
-    writers: Vec<ConsoleWriter>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) control: Arc<Control>,
+    pub(super) vcpus: Vec<VcpuFd>,
+    /// How each vCPU's thread stood, if the guest was saved before.
+    pub(super) saved: Option<Vec<PowerState>>,
+    pub(super) clock: Arc<KvmClock>,
+    pub(super) clock_service: Arc<ClockService>,
+    pub(super) vmclock: bool,
+    pub(super) kvm: Arc<Kvm>,
+    pub(super) tsc_khz: u32,
+    pub(super) memory: u64,
+    pub(super) hypercalls: HypercallMode,
+    pub(super) serves_all_events: bool,
+    pub(super) rewritten_sites: usize,
+    pub(super) input: bool,
+    pub(super) console: Console,
+    pub(super) writers: Vec<ConsoleWriter>,
+}
+
+/// Where the guest's consoles print to: the one that is shown, and nowhere.
+pub(super) struct Consoles {
+    shown: Console,
+    output: ConsoleOutput,
+    dropped: ConsoleOutput,
+}
+
+impl Consoles {
+    pub(super) fn start(
+        sink: Box<dyn Write + Send>,
+        shown: Console,
+    ) -> Result<(Self, Vec<ConsoleWriter>), MachineError> {
+        let (output, writer) = ConsoleOutput::start(sink).map_err(host("a console thread"))?;
+        let (dropped, drop_writer) =
+            ConsoleOutput::start(Box::new(std::io::sink())).map_err(host("a console thread"))?;
+        Ok((Self { shown, output, dropped }, vec![writer, drop_writer]))
+    }
+
+    pub(super) fn to(&self, console: Console) -> ConsoleOutput {
+        if self.shown == console { self.output.clone() } else { self.dropped.clone() }
+    }
 }
 
 impl Machine {
@@ -105,30 +138,17 @@ impl Machine {
         tracing::debug!("the VM is made");
         let memory = GuestRamHandle::new(ram);
 
-        let (output, writer) = ConsoleOutput::start(sink).map_err(host("a console thread"))?;
-        let (dropped, drop_writer) =
-            ConsoleOutput::start(Box::new(std::io::sink())).map_err(host("a console thread"))?;
-        let to = |console: Console| {
-            if config.console == console { output.clone() } else { dropped.clone() }
-        };
-        let hvc = to(Console::Hvc);
-        let platform = KvmPlatform::new(
-            Arc::clone(&vm.vm),
-            Arc::clone(&vm.clock),
-            config.cpus,
-            caps,
-            config.clock,
-            MachineServices {
-                console: Box::new(move |bytes| hvc.push(bytes)),
-                backer: page_backer(Arc::clone(&vm.vm), memory.clone()),
-                releaser: page_releaser(memory.clone()),
-            },
-        );
+        let (consoles, writers) = Consoles::start(sink, config.console)?;
         // KVM never sees hypercalls by port I/O, so it has nothing to deliver.
-        let platform = Arc::new(match (hypercalls, config.fifo_events) {
-            (HypercallMode::PortIo, _) | (_, Some(true)) => platform.serving_all_events(),
-            _ => platform,
-        });
+        let serves_all_events =
+            hypercalls == HypercallMode::PortIo || config.fifo_events == Some(true);
+        let platform = platform(
+            &vm,
+            &memory,
+            layout.regions().len(),
+            (caps, config.clock, serves_all_events),
+            &consoles,
+        );
         let domain_config = domain_config(config, &vm, &boot);
         let domain = Arc::new(Domain::new(
             domain_config.clone(),
@@ -147,28 +167,30 @@ impl Machine {
         set_up_vcpus(&kvm, &vm, &domain_config, &boot)?;
         vm.vcpus.iter_mut().for_each(|fd| share_registers(fd, hypercalls, caps.sync_regs));
 
-        let line = EventFd::new(libc::EFD_NONBLOCK).map_err(host("an eventfd"))?;
-        vm.vm.register_irqfd(&line, acpi::COM1_GSI).map_err(|error| {
-            host("the serial port's interrupt")(std::io::Error::from_raw_os_error(error.errno()))
-        })?;
-        let devices = PortDevices::new(line, to(Console::Serial), to(Console::Hvc));
+        let line = serial_line(&vm)?;
+        let devices =
+            PortDevices::new(line, consoles.to(Console::Serial), consoles.to(Console::Hvc));
         platform.guarded().before_run(&vm.vm);
         let clock_service = clock_service(config.vmclock, &vm, &domain, &platform, memory)?;
         platform.start(&domain).map_err(host("the timer thread"))?;
-        let XenVm { vm, vcpus, clock, .. } = vm;
-        let by_port = StubKind::PortIo(vcpu::HYPERCALL_PORT);
-        let stubs = match hypercalls {
-            HypercallMode::KvmXen => {
-                HypercallStubs { general: intercepted_stub(), sched_op: by_port }
-            }
-            HypercallMode::PortIo => by_port.into(),
-        };
+        let XenVm { vm, vcpus, clock, tsc_khz, .. } = vm;
+        let stubs = stubs(hypercalls);
         tracing::debug!("ready to run");
         let exit = ExitLatch::default();
+        let quiesce = Quiesce::new(config.cpus);
         let pause = Arc::new(Pause::new(config.cpus));
         let suspend = SuspendGate::default();
-        let shared =
-            Arc::new(Shared { domain, platform, vm, stubs, devices, exit, pause, suspend });
+        let shared = Arc::new(Shared {
+            domain,
+            platform,
+            vm,
+            stubs,
+            devices,
+            exit,
+            pause,
+            suspend,
+            quiesce,
+        });
         let facts = Facts {
             vcpus: config.cpus,
             memory_bytes: config.memory,
@@ -182,13 +204,19 @@ impl Machine {
             shared,
             control: Arc::new(control),
             vcpus,
+            saved: None,
             clock,
             clock_service,
+            vmclock: config.vmclock,
+            kvm: Arc::new(kvm),
+            tsc_khz,
+            memory: config.memory,
             hypercalls,
+            serves_all_events,
             rewritten_sites,
             input: config.input,
             console: config.console,
-            writers: vec![writer, drop_writer],
+            writers,
         })
     }
 
@@ -199,11 +227,13 @@ impl Machine {
     pub fn run(self) -> Result<MachineReport, MachineError> {
         self.clock_service.start().map_err(host("the clock thread"))?;
         let mut threads = Vec::new();
+        let mut saved = self.saved.unwrap_or_default().into_iter();
         for (id, fd) in (0u32..).zip(self.vcpus) {
             let shared = Arc::clone(&self.shared);
+            let saved = saved.next();
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu{id}"))
-                .spawn(move || vcpu::run(id, fd, &shared));
+                .spawn(move || vcpu::run(id, fd, saved, &shared));
             match thread {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
@@ -249,6 +279,23 @@ impl Machine {
         self.rewritten_sites
     }
 
+    /// What saves this machine while it runs, on another thread.
+    pub fn savable(&self) -> Savable {
+        Savable {
+            shared: Arc::clone(&self.shared),
+            clock: Arc::clone(&self.clock),
+            clock_service: Arc::clone(&self.clock_service),
+            vmclock: self.vmclock,
+            kvm: Arc::clone(&self.kvm),
+            tsc_khz: self.tsc_khz,
+            memory: self.memory,
+            hypercalls: self.hypercalls,
+            rewritten_sites: self.rewritten_sites,
+            serves_all_events: self.serves_all_events,
+            console: self.console,
+        }
+    }
+
     /// What can be asked of the machine while it runs, from any thread.
     pub fn control(&self) -> Arc<Control> {
         Arc::clone(&self.control)
@@ -271,8 +318,47 @@ impl Machine {
     }
 }
 
+/// The machine's side of the emulated hypervisor. `ram_regions` are those that
+/// the guest began with.
+pub(super) fn platform(
+    vm: &XenVm,
+    memory: &GuestRamHandle,
+    ram_regions: usize,
+    (caps, clock, serves_all_events): (Capabilities, ClockMode, bool),
+    consoles: &Consoles,
+) -> Arc<KvmPlatform> {
+    let hvc = consoles.to(Console::Hvc);
+    let services = MachineServices {
+        console: Box::new(move |bytes| hvc.push(bytes)),
+        backer: page_backer(Arc::clone(&vm.vm), memory.clone(), ram_regions),
+        releaser: page_releaser(memory.clone()),
+    };
+    let vcpus = u32::try_from(vm.vcpus.len()).unwrap_or(0);
+    let (kvm, time) = (Arc::clone(&vm.vm), Arc::clone(&vm.clock));
+    let platform = KvmPlatform::new(kvm, time, vcpus, caps, clock, services);
+    Arc::new(if serves_all_events { platform.serving_all_events() } else { platform })
+}
+
+/// What interrupts the guest for its serial port.
+pub(super) fn serial_line(vm: &XenVm) -> Result<EventFd, MachineError> {
+    let line = EventFd::new(libc::EFD_NONBLOCK).map_err(host("an eventfd"))?;
+    vm.vm.register_irqfd(&line, acpi::COM1_GSI).map_err(|error| {
+        host("the serial port's interrupt")(std::io::Error::from_raw_os_error(error.errno()))
+    })?;
+    Ok(line)
+}
+
+/// What the stubs of the hypercall page execute.
+pub(super) fn stubs(hypercalls: HypercallMode) -> HypercallStubs {
+    let by_port = StubKind::PortIo(vcpu::HYPERCALL_PORT);
+    match hypercalls {
+        HypercallMode::KvmXen => HypercallStubs { general: intercepted_stub(), sched_op: by_port },
+        HypercallMode::PortIo => by_port.into(),
+    }
+}
+
 /// What keeps the guest's clocks; its VMClock page, if it has one, is published.
-fn clock_service(
+pub(super) fn clock_service(
     vmclock: bool,
     vm: &XenVm,
     domain: &Arc<Domain>,
@@ -328,11 +414,12 @@ fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainCon
         host_tsc_khz: vm.tsc_khz,
         console_page: Some(GuestAddress(CONSOLE_PFN * PAGE_SIZE)),
         store_page: Some(GuestAddress(XENSTORE_PFN * PAGE_SIZE)),
+        incarnation: 1,
     }
 }
 
 /// A version 4 UUID; all zeroes where the host has no randomness.
-fn random_uuid() -> [u8; 16] {
+pub(super) fn random_uuid() -> [u8; 16] {
     let mut uuid = [0; 16];
     let filled =
         std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut uuid));
@@ -387,12 +474,11 @@ fn page_releaser(memory: GuestRamHandle) -> PageReleaser {
 }
 
 /// Backs single pages beyond RAM, each with a region and a slot of its own.
-fn page_backer(vm: Arc<VmFd>, memory: GuestRamHandle) -> PageBacker {
+fn page_backer(vm: Arc<VmFd>, memory: GuestRamHandle, ram_regions: usize) -> PageBacker {
     /// Grant frames, status frames and shared_info, with room to spare.
     const MOST_PAGES: usize = 256;
     /// No machine here has memory beyond this, and every guest can address it.
     const END: u64 = 1 << 40;
-    let ram_regions = memory.memory().num_regions();
     Box::new(move |gpa| {
         let page = GuestAddress(gpa.raw_value() & !(PAGE_SIZE - 1));
         let lock = memory.lock().map_err(|_| Errno::ENOMEM)?;

@@ -17,6 +17,17 @@ use crate::xen::RunState;
 /// pending there, which nobody takes: then this long between two tries.
 const RETRY: Duration = Duration::from_millis(5);
 
+/// How a vCPU's thread stood when it was saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PowerState {
+    /// It let the vCPU run.
+    pub running: bool,
+    /// `KVM_MP_STATE_*` in which the vCPU went down.
+    pub stopped_in: u32,
+    /// The domain knows of the INIT that the vCPU stands at.
+    pub init_told: bool,
+}
+
 /// Whether one vCPU runs, kept by its thread.
 #[derive(Debug)]
 pub(super) struct Power {
@@ -36,6 +47,20 @@ impl Power {
             shared.domain.vcpu_started(id);
         }
         Self { id, running, stopped_in: state(KVM_MP_STATE_RUNNABLE), init_told: false }
+    }
+
+    /// Of a vCPU that was saved; KVM's state of it is restored.
+    pub(super) fn restored(id: u32, from: PowerState) -> Self {
+        let stopped_in = state(from.stopped_in);
+        Self { id, running: from.running, stopped_in, init_told: from.init_told }
+    }
+
+    pub(super) fn snapshot(&self) -> PowerState {
+        PowerState {
+            running: self.running,
+            stopped_in: self.stopped_in.mp_state,
+            init_told: self.init_told,
+        }
     }
 
     /// Follows `VCPUOP_up` and `_down`.

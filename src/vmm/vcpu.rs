@@ -13,7 +13,8 @@ use xen_abi::sched::{
 use super::devices::{PortDevices, PortEffect};
 use super::exit::{ExitLatch, ExitReason};
 use super::pause::Pause;
-use super::power::Power;
+use super::power::{Power, PowerState};
+use super::quiesce::Quiesce;
 use super::suspend::SuspendGate;
 use crate::kvm::{
     HYPERCALL_MSR, HypercallExit, KvmPlatform, PortIoStub, RunMeter, VcpuAccess, accept_msr,
@@ -45,6 +46,16 @@ pub struct Shared {
     pub pause: Arc<Pause>,
     /// Where it stands still while the guest is suspended.
     pub suspend: SuspendGate,
+    /// Where the vCPUs' threads stop to be saved.
+    pub quiesce: Quiesce<VcpuParts>,
+}
+
+/// A vCPU on its thread.
+pub struct VcpuParts {
+    /// KVM's.
+    pub fd: VcpuFd,
+    /// Whether it runs.
+    pub(super) power: Power,
 }
 
 impl Shared {
@@ -78,14 +89,24 @@ enum Arrival {
     PortIo,
 }
 
-/// Runs vCPU `id` on the calling thread until the machine ends.
-pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
+/// Runs vCPU `id` on the calling thread until the machine ends. `saved` is how it
+/// stood when it was saved, if it was.
+pub fn run(id: u32, fd: VcpuFd, saved: Option<PowerState>, shared: &Shared) {
+    run_to_end(id, fd, saved, shared);
+    shared.quiesce.leave();
+}
+
+fn run_to_end(id: u32, mut fd: VcpuFd, saved: Option<PowerState>, shared: &Shared) {
     let Some(kicker) = shared.platform.kicker(id) else { return };
     if let Err(error) = kicker.enter(&mut fd) {
         shared.end(ExitReason::Failed(format!("vCPU {id}: no signal handler: {error}")));
         return;
     }
-    let mut power = Power::new(id, shared);
+    let power = match saved {
+        Some(state) => Power::restored(id, state),
+        None => Power::new(id, shared),
+    };
+    let mut vcpu = VcpuParts { fd, power };
     let mut meter = RunMeter::of_this_thread(shared.platform.system_time_ns());
     shared.pause.enter();
     let mut settled = true;
@@ -94,12 +115,12 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             if settled {
                 account(id, shared, &mut meter, true);
                 if shared.pause.pass() {
-                    account_pause(id, &fd, shared, &mut meter);
+                    account_pause(id, &vcpu.fd, shared, &mut meter);
                 }
                 continue;
             }
             // KVM finishes the last exit on the way in, and comes out at once.
-            fd.set_kvm_immediate_exit(1);
+            vcpu.fd.set_kvm_immediate_exit(1);
         }
         shared.domain.before_entry(id);
         // Set by what no hypercall of this vCPU did: a watchdog, the last down.
@@ -113,18 +134,25 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             shared.end(reason_of(reason));
             break;
         }
-        if let Err(error) = power.before_entry(&mut fd, shared) {
+        if let Err(error) = vcpu.power.before_entry(&mut vcpu.fd, shared) {
             let how = format!("vCPU {id}: KVM refuses its start state: {error}");
             shared.end(ExitReason::Crash(how));
             break;
         }
-        if let Err(error) = shared.platform.before_entry(id, &fd) {
+        let stopping = shared.quiesce.is_wanted();
+        if stopping {
+            // Completes the last exit, and executes nothing.
+            vcpu.fd.set_kvm_immediate_exit(1);
+        } else if let Err(error) = shared.platform.before_entry(id, &vcpu.fd) {
             shared.end(ExitReason::Failed(error.to_string()));
             break;
         }
-        let event = enter(id, &mut fd, shared);
+        let event = enter(id, &mut vcpu.fd, shared);
         settled = matches!(event, Event::Called);
-        if let Err(error) = power.after_exit(&fd, shared) {
+        if stopping {
+            vcpu.fd.set_kvm_immediate_exit(0);
+        }
+        if let Err(error) = vcpu.power.after_exit(&vcpu.fd, shared) {
             shared.end(ExitReason::Failed(format!("vCPU {id}: KVM_GET_MP_STATE: {error}")));
         }
         account(id, shared, &mut meter, false);
@@ -136,26 +164,38 @@ pub fn run(id: u32, mut fd: VcpuFd, shared: &Shared) {
             }
         }
         match event {
+            Event::Called if stopping => park(id, &mut vcpu, shared, &mut meter),
             Event::Nothing | Event::Called => {}
             Event::Hypercall(call, arrival) => {
-                let waited = hypercall(id, &mut fd, shared, &call, arrival);
+                let waited = hypercall(id, &mut vcpu.fd, shared, &call, arrival);
                 if waited {
                     account(id, shared, &mut meter, true);
                 }
             }
-            Event::HypercallPage(value) => match width(&mut fd) {
+            Event::HypercallPage(value) => match width(&mut vcpu.fd) {
                 Ok(width) => {
                     if shared.domain.write_hypercall_msr(value, width, shared.stubs).is_ok() {
-                        accept_msr(fd.get_kvm_run());
+                        accept_msr(vcpu.fd.get_kvm_run());
                     }
                 }
                 Err(error) => shared.end(ExitReason::Failed(format!("vCPU {id}: {error}"))),
             },
-            Event::End(reason) => shared.end(located(reason, &fd)),
+            Event::End(reason) => shared.end(located(reason, &vcpu.fd)),
         }
     }
     shared.pause.leave();
     kicker.leave();
+}
+
+/// Stands still until the guest goes on; the time is stolen from it.
+fn park(id: u32, vcpu: &mut VcpuParts, shared: &Shared, meter: &mut RunMeter) {
+    let before_ns = shared.platform.system_time_ns();
+    account(id, shared, meter, true);
+    shared.quiesce.park(id, vcpu);
+    let now_ns = shared.platform.system_time_ns();
+    let runnable_ns = now_ns.saturating_sub(before_ns);
+    shared.domain.account_runstate(id, Spent { runnable_ns, blocked_ns: 0 });
+    *meter = RunMeter::of_this_thread(now_ns);
 }
 
 /// Tells the domain what became of the time since the last call. After a wait
@@ -227,9 +267,8 @@ fn enter(id: u32, fd: &mut VcpuFd, shared: &Shared) -> Event {
             *exit.error = 1;
             Event::Nothing
         }
-        Ok(VcpuExit::MmioWrite(..) | VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => {
-            Event::Nothing
-        }
+        Ok(VcpuExit::Intr) => Event::Called,
+        Ok(VcpuExit::MmioWrite(..) | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => Event::Nothing,
         Ok(VcpuExit::Shutdown) => crash("triple fault"),
         Ok(VcpuExit::SystemEvent(kind, _)) => match kind {
             KVM_SYSTEM_EVENT_SHUTDOWN => Event::End(ExitReason::Poweroff),
@@ -285,6 +324,7 @@ fn hypercall(
             while shared.domain.still_waiting(id)
                 && !shared.exit.is_ending()
                 && !shared.pause.is_held()
+                && !shared.quiesce.is_wanted()
             {
                 if !shared.platform.wait(id, deadline_ns) {
                     break;

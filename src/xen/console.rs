@@ -12,7 +12,7 @@ use xen_abi::console::{XENCONS_IN_SIZE, XENCONS_OUT_SIZE, XenconsInterface};
 use xen_abi::errno::Errno;
 use xen_abi::hvm_params::HVM_PARAM_CONSOLE_EVTCHN;
 
-use super::Domain;
+use super::{Domain, RestoreError};
 use crate::pages::GuestRam;
 
 /// A domain's console, if it has one.
@@ -31,6 +31,12 @@ impl Console {
     #[must_use]
     pub fn new(page: Option<GuestAddress>) -> Self {
         Self { page, port: OnceLock::new(), output: Mutex::new(()), input: Mutex::new(()) }
+    }
+
+    /// The console of a restored domain has this event channel.
+    pub(super) fn restore(&self, port: u32) {
+        // Nobody has attached it yet.
+        let _ = self.port.set(port);
     }
 
     /// The event channel that the console has with its guest.
@@ -136,6 +142,24 @@ impl Domain {
         if let Some(port) = self.console.port() {
             self.params.set(HVM_PARAM_CONSOLE_EVTCHN, port.into());
         }
+    }
+
+    /// Connects the console of a restored domain again, and prints what the guest
+    /// wrote before it was saved.
+    ///
+    /// # Errors
+    /// [`RestoreError::Value`] where its event channel is none of a back end.
+    pub fn reattach_console(self: &Arc<Self>) -> Result<(), RestoreError> {
+        let Some(port) = self.console.port() else { return Ok(()) };
+        let domain = Arc::downgrade(self);
+        self.reattach_backend(
+            port,
+            Arc::new(move || {
+                if let Some(domain) = domain.upgrade() {
+                    domain.service_console();
+                }
+            }),
+        )
     }
 
     /// Prints what the guest wrote to its console.

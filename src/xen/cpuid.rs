@@ -19,9 +19,6 @@ pub const HYPERCALL_MSR: u32 = 0x4000_0000;
 /// The same of a domain whose Xen leaves lie above Hyper-V's.
 pub const HYPERCALL_MSR_SHIFTED: u32 = 0x4000_0200;
 
-/// Moves of the domain plus one: it runs where it was made.
-const FIRST_INCARNATION: u32 = 1;
-
 /// One leaf or subleaf of a CPUID table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuidEntry {
@@ -78,7 +75,7 @@ pub fn leaves(
             // In this mode Linux prefers the xen clocksource to its own tsc.
             ebx: XEN_CPUID_TSC_MODE_DEFAULT,
             ecx: u32::try_from(line.frequency().khz_floor()).unwrap_or(u32::MAX),
-            edx: FIRST_INCARNATION,
+            edx: config.incarnation,
             ..time(XEN_CPUID_TIME_SUBLEAF_MODE)
         },
         CpuidEntry {

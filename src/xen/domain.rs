@@ -67,6 +67,8 @@ pub struct DomainConfig {
     pub console_page: Option<GuestAddress>,
     /// Page of the store's ring, if the guest has a store.
     pub store_page: Option<GuestAddress>,
+    /// How often the domain was moved or restored, plus one (CPUID leaf 3).
+    pub incarnation: u32,
 }
 
 /// Why a domain could not be made.

@@ -30,6 +30,7 @@ mod resume;
 mod runstate;
 mod sched;
 mod shared_info;
+mod snapshot;
 #[cfg(test)]
 mod test_calls;
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub use hypercall_page::{HypercallStubs, StubKind};
 pub use platform::{CallbackVia, CallingVcpu, Clock, PageOwner, Platform, VcpuArea};
 pub use resume::{RenewError, Resumed, ShutdownRequest};
 pub use runstate::{RunState, Spent};
+pub use snapshot::{Bytes, ConfigState, DomainState, RestoreError};
 pub use vcpu_start::{StartLimits, StartSegment, VcpuStart};
 pub use xenstore::{
     StoreChangeState, StoreNodeState, StorePerm, StoreStateError, StoreTouchedState,

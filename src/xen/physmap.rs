@@ -6,12 +6,16 @@
 //! leave nothing there, and reads would be all ones; here they are zero, and a
 //! guest that writes there takes the memory back, at most what it once had.
 
+mod snapshot;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 use xen_abi::errno::Errno;
 use xen_abi::memory::E820_RAM;
+
+pub use snapshot::PhysmapState;
 
 use super::{Domain, DomainConfig};
 

@@ -3,11 +3,15 @@
 //! An account in system time. The four sums and the time in the current state
 //! add up to the time since the domain was made, to the nanosecond.
 
+mod snapshot;
+
 use std::sync::atomic::Ordering;
 
 use xen_abi::errno::Errno;
 use xen_abi::vcpu::{VcpuRunstateInfo, VcpuRunstateInfo32};
 use xen_abi::xen::VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
+
+pub use snapshot::RunstateState;
 
 use super::domain::{Domain, lock};
 use crate::pages::{self, RunstateArea};

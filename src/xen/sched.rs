@@ -1,5 +1,7 @@
 //! `sched_op`: giving up the CPU, polling event channels, shutting down.
 
+mod snapshot;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,6 +11,8 @@ use xen_abi::sched::{
     SCHEDOP_SHUTDOWN_CODE, SCHEDOP_WATCHDOG, SCHEDOP_YIELD, SHUTDOWN_WATCHDOG, SchedPoll,
     SchedPoll32, SchedRemoteShutdown, SchedShutdown, SchedWatchdog,
 };
+
+pub use snapshot::SchedState;
 
 use super::domain::{Domain, lock};
 use super::vcpu::Vcpu;

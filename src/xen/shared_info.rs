@@ -5,10 +5,14 @@
 //! along when it is mapped elsewhere. Until it is mapped it is a private page,
 //! so that events raised early are found later.
 
+mod snapshot;
+
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use xen_abi::arch_x86::XEN_LEGACY_MAX_VCPUS;
 use xen_abi::errno::Errno;
 use xen_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS;
+
+pub use snapshot::LayoutState;
 
 use super::domain::{Domain, read, write};
 use super::event_channel::Fifo;

@@ -234,6 +234,7 @@ pub(super) fn config(vcpus: u32) -> DomainConfig {
         host_tsc_khz: 1_000_000,
         console_page: None,
         store_page: None,
+        incarnation: 1,
     }
 }
 

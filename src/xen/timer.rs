@@ -5,7 +5,11 @@
 //! delivers once, and the next tick is on the old grid, so that it does not
 //! drift with every late delivery as adding the period to "now" would.
 
+mod snapshot;
+
 use xen_abi::xen::VIRQ_TIMER;
+
+pub use snapshot::TimersState;
 
 use super::domain::{Domain, lock};
 use super::{Call, Reply};

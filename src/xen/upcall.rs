@@ -126,7 +126,7 @@ impl Domain {
             .is_some_and(|info| load_u32(info.memory, info.gpa) & 0xff != 0)
     }
 
-    fn raise_if_pending(&self, vcpu: u32) {
+    pub(super) fn raise_if_pending(&self, vcpu: u32) {
         if self.upcall_pending(vcpu) {
             self.raise(vcpu);
         }

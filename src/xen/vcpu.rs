@@ -1,11 +1,15 @@
 //! What the domain keeps for each vCPU, and its clock pages.
 
+mod snapshot;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use vm_memory::GuestAddress;
 use xen_abi::arch_x86::{VCPU_INFO_TIME_OFFSET, XEN_PVCLOCK_TSC_STABLE_BIT};
 use xen_abi::errno::Errno;
+
+pub use snapshot::VcpuState;
 
 use super::domain::{Domain, lock, read};
 use super::runstate::Runstate;

@@ -5,6 +5,7 @@
 //! reserved bits of CR3) it leaves to the CPU, and so do we: a state that no CPU
 //! enters ends the domain.
 
+use serde::{Deserialize, Serialize};
 use xen_abi::errno::Errno;
 use xen_abi::hvm_vcpu::{
     VCPU_HVM_MODE_32B, VCPU_HVM_MODE_64B, VcpuHvmContext, VcpuHvmX86_32, VcpuHvmX86_64,
@@ -33,7 +34,7 @@ const TYPE_WRITE: u16 = 2;
 const TYPE_TSS_BUSY: u16 = 11;
 
 /// A segment register. Its selector is 0, as Xen leaves it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartSegment {
     /// Base address.
     pub base: u64,
@@ -72,7 +73,7 @@ impl StartSegment {
 
 /// The registers that a vCPU starts with, checked. What is not named here is as
 /// after INIT: FS, GS, LDT, GDT, IDT, FPU, debug registers, local APIC.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuStart {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI.
     pub registers: [u64; 8],

@@ -3,6 +3,7 @@
 //!
 //! Every line is `KVMXEN topic key=value …`; numbers are decimal. Parameters on
 //! the kernel command line: `agent.seconds=N` (default 1) to watch the clocks,
+//! `agent.jumps=1` to hold five of them against each other meanwhile,
 //! `agent.mode=poweroff|reboot|crash|shell` (default poweroff) to end,
 //! `agent.check=1` for all that `kvm-xen check` judges: sleeps, interrupts, CPU
 //! hotplug, `agent.gaps=N` to report N suspensions before that. What the kernel
@@ -17,6 +18,7 @@ mod gaps;
 mod hotplug;
 mod interrupts;
 mod ipis;
+mod jumps;
 mod sleeps;
 mod system;
 #[cfg(feature = "vmclock")]
@@ -58,7 +60,13 @@ fn main() -> ExitCode {
     if gaps > 0 {
         gaps::report(&mut console, gaps, Duration::from_secs(60));
     }
-    report_clocks(&mut console, Duration::from_secs(seconds));
+    let duration = Duration::from_secs(seconds);
+    let jumps = (parameter("agent.jumps") == Some("1"))
+        .then(|| std::thread::spawn(move || jumps::watch(duration)));
+    report_clocks(&mut console, duration);
+    if let Some(Ok(seen)) = jumps.map(std::thread::JoinHandle::join) {
+        report_jumps(&mut console, &seen);
+    }
     #[cfg(feature = "vmclock")]
     if let Some(seconds) = parameter("agent.vmclock").and_then(|text| text.parse().ok()) {
         vmclock::report(&mut console, Duration::from_secs(seconds));
@@ -151,6 +159,17 @@ fn report_clocks(console: &mut Console, duration: Duration) {
         "realtime before_tsc={} realtime_ns={} after_tsc={}",
         realtime.before_tsc, realtime.clock_ns, realtime.after_tsc,
     ));
+}
+
+fn report_jumps(console: &mut Console, seen: &jumps::Jumps) {
+    for step in &seen.jumps {
+        console.line(format_args!("jump {step}"));
+    }
+    for (index, (name, _)) in jumps::CLOCKS.iter().enumerate() {
+        let (backward, longest_ns) = (seen.backward[index], seen.longest_ns[index]);
+        console.line(format_args!("five {name} backward={backward} longest_ns={longest_ns}"));
+    }
+    console.line(format_args!("jumps looks={} count={}", seen.looks, seen.jumps.len()));
 }
 
 fn report_log(console: &mut Console) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use xen_abi::errno::Errno;
 
 use super::super::domain::{Domain, lock, read, write};
-use super::{Channel, State};
+use super::{BackendState, Channel, State};
 
 /// What a back end runs when the guest notifies it.
 type OnSend = Arc<dyn Fn() + Send + Sync>;
@@ -180,5 +180,34 @@ impl Domain {
     pub(super) fn port_is_busy(&self, port: u32) -> bool {
         let layout = read(&self.layout);
         layout.fifo.as_ref().is_some_and(|fifo| fifo.is_busy(&self.memory(), port))
+    }
+}
+
+impl Backends {
+    pub(super) fn snapshot(&self) -> Vec<Option<BackendState>> {
+        let state = |backend: &Backend| BackendState { handle: backend.handle, port: backend.port };
+        self.0.iter().map(|slot| slot.as_ref().map(state)).collect()
+    }
+
+    /// Each as it was, but with nobody behind it yet.
+    pub(super) fn restore(&mut self, from: &[Option<BackendState>]) {
+        let nobody: OnSend = Arc::new(|| {});
+        let backend = |state: &BackendState| Backend {
+            on_send: Arc::clone(&nobody),
+            handle: state.handle,
+            port: state.port,
+        };
+        self.0 = from.iter().map(|slot| slot.as_ref().map(backend)).collect();
+    }
+
+    pub(super) fn reattach(&mut self, handle: u32, on_send: OnSend) -> bool {
+        let mut backends = self.0.iter_mut().flatten();
+        match backends.find(|backend| backend.handle == handle) {
+            Some(backend) => {
+                backend.on_send = on_send;
+                true
+            }
+            None => false,
+        }
     }
 }

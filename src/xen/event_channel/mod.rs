@@ -8,6 +8,7 @@ mod backends;
 mod fifo;
 mod op;
 mod ports;
+mod snapshot;
 mod sources;
 mod two_level;
 
@@ -17,6 +18,7 @@ use std::sync::{Mutex, RwLock};
 pub(super) use fifo::Fifo;
 pub(super) use op::op;
 use ports::{Channel, Ports, State};
+pub use snapshot::{BackendState, EventsState};
 
 use backends::Backends;
 

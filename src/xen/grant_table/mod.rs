@@ -10,6 +10,7 @@ mod frames;
 mod op;
 mod pins;
 mod protocol;
+mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -25,11 +26,13 @@ use super::DomainConfig;
 use super::physmap::Special;
 use crate::pages::GuestRam;
 use frames::Frame;
+use pins::Pins;
 use protocol::Use;
 use table::{Part, Table, shared_frames};
 
 pub use backend::{GrantAccess, GrantError, MappedGrant};
 pub(super) use op::op;
+pub use snapshot::GrantsState;
 
 /// Frames that a domain may have: Xen's default, 32768 grants of version 1.
 pub const MAX_FRAMES: u32 = 64;

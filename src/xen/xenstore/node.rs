@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
 use xen_abi::errno::Errno;
 
 /// Permissions that one node may list.
@@ -16,7 +17,7 @@ pub(super) const OWNER: u8 = 4;
 
 /// A domain and its rights on a node. The first one of a node names its owner,
 /// who has all, and the rights of whoever is not listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StorePerm {
     /// The domain.
     pub domid: u16,

@@ -1,9 +1,12 @@
 //! The store as plain data, to be kept or sent, and made from it again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use xen_abi::xs_wire::XS_WATCH_EVENT;
 
+use super::super::RestoreError;
 use super::connection::Watch;
 use super::node::{Node, StorePerm};
 use super::transaction::{Touched, Transaction};
@@ -12,7 +15,7 @@ use super::{Domain, lock};
 
 /// All of a store that does not lie in guest memory. Back ends' watches are not
 /// in it: back ends are made anew, and watch again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XenstoreState {
     /// The last generation given to a node.
     pub generation: u64,
@@ -32,10 +35,12 @@ pub struct XenstoreState {
     pub output: Vec<Vec<u8>>,
     /// Bytes of the first of them that are in the ring already.
     pub sent: u64,
+    /// Its event channel, if it is connected.
+    pub port: Option<u32>,
 }
 
 /// A node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreNodeState {
     /// Its full name.
     pub path: String,
@@ -48,7 +53,7 @@ pub struct StoreNodeState {
 }
 
 /// A watch of the guest's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreWatchState {
     /// The full name, or a special one.
     pub path: String,
@@ -59,7 +64,7 @@ pub struct StoreWatchState {
 }
 
 /// A transaction under way.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreTransactionState {
     /// Its number.
     pub id: u32,
@@ -72,7 +77,7 @@ pub struct StoreTransactionState {
 }
 
 /// A node that a transaction touched.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreTouchedState {
     /// Its full name.
     pub path: String,
@@ -85,7 +90,7 @@ pub struct StoreTouchedState {
 }
 
 /// A change that is to be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreChangeState {
     /// The node's full name.
     pub path: String,
@@ -123,7 +128,28 @@ impl Domain {
             input: guest.input.clone(),
             output: guest.output.iter().cloned().collect(),
             sent: guest.sent as u64,
+            port: self.xenstore.port(),
         }
+    }
+
+    /// Connects the store of a restored domain again, and makes it what `state`
+    /// says, before the guest runs. The ring is in guest memory.
+    ///
+    /// # Errors
+    /// [`RestoreError::Value`] where its event channel is none of a back end,
+    /// [`RestoreError::Store`] where the nodes are no tree.
+    pub fn reattach_xenstore(self: &Arc<Self>, state: &XenstoreState) -> Result<(), RestoreError> {
+        self.restore_xenstore(state)?;
+        let Some(port) = state.port else { return Ok(()) };
+        let domain = Arc::downgrade(self);
+        let serve = move || {
+            if let Some(domain) = domain.upgrade() {
+                domain.service_xenstore();
+            }
+        };
+        self.reattach_backend(port, Arc::new(serve))?;
+        let _ = self.xenstore.port.set(port);
+        Ok(())
     }
 
     /// Makes the store what `state` says, before the guest runs. Its port is

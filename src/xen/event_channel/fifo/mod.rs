@@ -9,6 +9,7 @@
 
 mod control;
 mod queue;
+mod snapshot;
 mod words;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -20,6 +21,8 @@ use super::super::domain::lock;
 use super::ports::{Channel, Table};
 use crate::pages::GuestRam;
 use queue::{LINKED, MASKED, PENDING, Queue, Word, claim};
+
+pub use snapshot::FifoState;
 
 pub(super) use control::{expand_array, init_control, set_priority};
 

@@ -1,0 +1,66 @@
+//! `kvm-xen restore`: a saved guest goes on; and saving by the clock.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::args::{ConsoleArg, RestoreArgs};
+use super::run::{CliError, run_to_end};
+use crate::vmm::config::{Console, MachineError};
+use crate::vmm::exit::ExitReason;
+use crate::vmm::machine::Machine;
+use crate::vmm::restore::RestoreConfig;
+
+pub fn restore(args: &RestoreArgs) -> Result<ExitCode, CliError> {
+    let console = args.console.map(|console| match console {
+        ConsoleArg::Serial => Console::Serial,
+        ConsoleArg::Hvc => Console::Hvc,
+        ConsoleArg::None => Console::None,
+    });
+    let config = RestoreConfig {
+        path: args.file.clone(),
+        time: args.time.into(),
+        kvm_device: args.kvm.kvm_device.clone(),
+        without: args.kvm.without.iter().copied().map(Into::into).collect(),
+        console,
+        input: console != Some(Console::None),
+        on_restored: Vec::new(),
+    };
+    let (machine, _) = Machine::restore(&config, Box::new(std::io::stdout()))?;
+    run_to_end(machine, &args.save)
+}
+
+/// Saves `machine` to `path` once it has run for so long, and ends it unless it
+/// is to go on. A failure is told, and the guest goes on.
+pub(super) fn save_after(
+    machine: &Machine,
+    path: &Path,
+    after_ms: u64,
+    go_on: bool,
+) -> Result<JoinHandle<()>, CliError> {
+    let savable = machine.savable();
+    let path = path.to_owned();
+    let work = move || {
+        std::thread::sleep(Duration::from_millis(after_ms));
+        let end = || {
+            if !go_on {
+                savable.shared.end(ExitReason::Saved);
+            }
+        };
+        match savable.save(&path, end) {
+            Ok(report) => tracing::info!(
+                bytes = report.bytes,
+                beyond_memory = report.beyond_memory,
+                pages = report.pages,
+                stopped_us = report.stopped_for.as_micros(),
+                guest_tsc = report.guest_tsc,
+                "the guest is saved"
+            ),
+            Err(error) => super::complain(&error),
+        }
+    };
+    let thread = std::thread::Builder::new().name("save".to_owned()).spawn(work);
+    let failed = |error| MachineError::Host { what: "the saving thread", error };
+    thread.map_err(failed).map_err(CliError::from)
+}
