@@ -137,9 +137,9 @@ fn sections_that_are_missing_doubled_or_foreign_are_named() {
     }
     let foreign = |name: &[u8; 4]| Section { tag: Tag(*name), index: 0, payload: vec![1, 2] };
     let mut critical = whole.clone();
-    critical.insert(1, foreign(b"STOR"));
+    critical.insert(1, foreign(b"XTRA"));
     let error = refusal(&written(FormatVersion::NEWEST, &critical)).expect("it is not known");
-    assert!(error.contains("STOR") && error.contains("later version"), "{error}");
+    assert!(error.contains("XTRA") && error.contains("later version"), "{error}");
     let mut harmless = whole;
     harmless.insert(1, foreign(b"note"));
     assert!(refusal(&written(FormatVersion::NEWEST, &harmless)).is_none());
