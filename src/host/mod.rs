@@ -2,13 +2,15 @@
 //!
 //! - [`choose()`]: the best [`PairSource`] of this host, and why no better one.
 //! - [`KvmPairs`], [`PtpPairs`], [`HostVmClock`], [`Bracketed`]: the sources.
-//! - [`StepWatch`]: the host's clock was set. [`SuspendWatch`]: the host slept.
+//! - [`StepWatch`], [`OffsetWatch`]: the host's clock was set. [`SuspendWatch`]: the
+//!   host slept.
 //! - [`simulated`]: a host that follows a script.
 
 mod choose;
 mod host_vmclock;
 mod kernel_clock;
 mod leap_table;
+mod offset_watch;
 mod pair;
 mod ptp;
 pub mod simulated;
@@ -22,10 +24,11 @@ pub use choose::{Candidates, Chosen, choose};
 pub use host_vmclock::{HostVmClock, VMCLOCK_DEVICE};
 pub use kernel_clock::{KernelClock, read_kernel_clock};
 pub use leap_table::{LEAP_TABLE, TableOffset, table_offset};
+pub use offset_watch::OffsetWatch;
 pub use pair::{PairError, PairSource, SourceKind, WithOffset};
 pub use ptp::{PtpPairs, PtpTimescale};
 pub use sources::{AtomicPair, Bracketed, KvmPairs};
 pub use step_watch::StepWatch;
-pub use suspend::{SuspendWatch, host_tai_ahead_ns};
+pub use suspend::SuspendWatch;
 pub use tsc::host_tsc;
 pub use wallclock::{RealtimePair, read_realtime};

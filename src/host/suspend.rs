@@ -62,15 +62,7 @@ fn bracket() -> (i128, i128) {
     (boottime - after, after - before)
 }
 
-/// CLOCK_TAI less CLOCK_MONOTONIC, ns: what steps of the host's clock move, and
-/// nothing else but its sleep. May be off by what passes between two readings.
-#[must_use]
-pub fn host_tai_ahead_ns() -> i128 {
-    let tai = clock_ns(libc::CLOCK_TAI);
-    tai - clock_ns(libc::CLOCK_MONOTONIC)
-}
-
-fn clock_ns(clock: libc::clockid_t) -> i128 {
+pub(super) fn clock_ns(clock: libc::clockid_t) -> i128 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a timespec that the call writes, and lives across it.
     let ret = unsafe { libc::clock_gettime(clock, &raw mut now) };

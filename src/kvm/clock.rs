@@ -1,5 +1,6 @@
 //! The domain's clock over KVM: host TSC to guest TSC, and the fixed line.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
@@ -120,7 +121,11 @@ impl GuestTsc {
 /// The clock of one domain. The line is set once and never changes.
 #[derive(Debug)]
 pub struct KvmClock {
-    guest_tsc: GuestTsc,
+    /// Changes only where the host's TSC was reset in its sleep: KVM then lets the
+    /// guest's run on from where it stood, by another offset.
+    tsc_offset: AtomicU64,
+    /// The offset is to be read again, by the thread of a vCPU.
+    offset_lost: AtomicBool,
     line: SystemTimeLine,
     guarded_line: OnceLock<SystemTimeLine>,
     utc: Mutex<Option<UtcLine>>,
@@ -140,7 +145,13 @@ pub struct UtcLine {
 impl KvmClock {
     /// A clock on this line.
     pub fn new(guest_tsc: GuestTsc, line: SystemTimeLine) -> Self {
-        Self { guest_tsc, line, guarded_line: OnceLock::new(), utc: Mutex::new(None) }
+        Self {
+            tsc_offset: guest_tsc.offset.into(),
+            offset_lost: false.into(),
+            line,
+            guarded_line: OnceLock::new(),
+            utc: Mutex::new(None),
+        }
     }
 
     /// The wallclock follows this line from now on; `None`: the host's UTC as it
@@ -155,7 +166,26 @@ impl KvmClock {
 
     /// How the guest's TSC follows from the host's.
     pub fn tsc(&self) -> GuestTsc {
-        self.guest_tsc
+        // Relaxed: one number, that stands for itself.
+        GuestTsc::with_offset(self.tsc_offset.load(Ordering::Relaxed))
+    }
+
+    /// The host's TSC was reset: the next vCPU that enters reads its offset again.
+    /// Kick one.
+    pub fn lose_offset(&self) {
+        self.offset_lost.store(true, Ordering::Release);
+    }
+
+    /// Whether nobody has read the offset again yet.
+    pub fn is_offset_lost(&self) -> bool {
+        // Acquire: partner of the Release in `found_offset`.
+        self.offset_lost.load(Ordering::Acquire)
+    }
+
+    /// How the guest's TSC follows from the host's from now on.
+    pub fn found_offset(&self, tsc: GuestTsc) {
+        self.tsc_offset.store(tsc.offset, Ordering::Relaxed);
+        self.offset_lost.store(false, Ordering::Release);
     }
 
     /// Takes over the line that KVM published, when KVM comes to own the pages.
@@ -169,7 +199,7 @@ impl KvmClock {
 
 impl Clock for KvmClock {
     fn guest_tsc(&self) -> u64 {
-        self.guest_tsc.now()
+        self.tsc().now()
     }
 
     fn line(&self) -> SystemTimeLine {
@@ -185,7 +215,7 @@ impl Clock for KvmClock {
             }
         }
         let pair = read_realtime();
-        let system_time_ns = self.line().system_time_ns(self.guest_tsc.from_host(pair.host_tsc));
+        let system_time_ns = self.line().system_time_ns(self.tsc().from_host(pair.host_tsc));
         wallclock_epoch(pair.utc_ns, system_time_ns).unwrap_or_else(|error| {
             // A host whose clock stands before 1970 has no epoch to give.
             tracing::warn!(%error, "the guest's wallclock starts in 1970");
@@ -197,6 +227,19 @@ impl Clock for KvmClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_offset_that_was_lost_is_another_then() {
+        let frequency = crate::clock::TscFrequency::from_khz(2_000_000).unwrap();
+        let line = SystemTimeLine::new(frequency, 0, 0).unwrap();
+        let clock = KvmClock::new(GuestTsc::with_offset(5), line);
+        assert!(!clock.is_offset_lost());
+        clock.lose_offset();
+        assert!(clock.is_offset_lost());
+        assert_eq!(clock.tsc().offset(), 5);
+        clock.found_offset(GuestTsc::with_offset(9));
+        assert_eq!((clock.is_offset_lost(), clock.tsc().offset()), (false, 9));
+    }
 
     #[test]
     fn offsets_wrap() {

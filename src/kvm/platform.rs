@@ -18,7 +18,8 @@ use super::guarded::Guarded;
 use super::offload::Offload;
 use super::timers::Timers;
 use super::{
-    CallbackDelivery, Capabilities, ClockMode, KvmClock, ProbeError, VcpuKicker, vcpu_start,
+    CallbackDelivery, Capabilities, ClockMode, GuestTsc, KvmClock, ProbeError, VcpuKicker,
+    vcpu_start,
 };
 use crate::xen::{CallbackVia, Clock, Domain, PageOwner, Platform, StartLimits, VcpuArea};
 
@@ -228,6 +229,13 @@ impl KvmPlatform {
             && let Err(error) = self.caps.callback_delivery(self.mode)
         {
             return Err(EntryError::NoCallback(error));
+        }
+        if self.clock.is_offset_lost() {
+            // One offset holds for all: KVM moves them together.
+            match GuestTsc::of_vcpu(fd, vcpu) {
+                Ok(tsc) => self.clock.found_offset(tsc),
+                Err(error) => tracing::warn!(%error, "the guest's TSC is still not known"),
+            }
         }
         self.callback
             .before_entry(vcpu, fd)

@@ -97,6 +97,11 @@ impl TaiFeed {
         self.estimator.reset();
     }
 
+    /// The guest's TSC is another function of the host's from the next update on.
+    pub const fn rescale(&mut self, scaling: TscScaling) {
+        self.scaling = scaling;
+    }
+
     /// Takes a reading.
     pub fn observe(&mut self, reading: &HostReading) -> Fed {
         let observation = self.estimator.observe(reading);

@@ -2,8 +2,9 @@
 //!
 //! A thread of its own takes a reading of the host when the bound of the line
 //! has grown by what is allowed, writes the wallclock when it is off by more
-//! than its bound, and is woken at once when the host's clock is set. No vCPU is
-//! stopped for any of it: a page is written, and a guest that wants to know gets
+//! than its bound, and is woken when the host's clock is set. The kernel may say so
+//! late, so every 4 ms it also looks whether the clock stands where it stood. No vCPU
+//! is stopped for any of it: a page is written, and a guest that wants to know gets
 //! an interrupt when something else than the line moved on.
 //!
 //! Locks: `sampler` → `engine` → the domain's. Nobody sleeps holding `engine`.
@@ -34,7 +35,8 @@ use sample::{PageAt, Sampler};
 use crate::clock::scaling::TscScaling;
 use crate::clock::tai::{EstimatorConfig, TaiOffset};
 use crate::host::{
-    Bracketed, Candidates, PairError, PairSource, StepWatch, SuspendWatch, WithOffset, choose,
+    Bracketed, Candidates, OffsetWatch, PairError, PairSource, StepWatch, SuspendWatch, WithOffset,
+    choose,
 };
 use crate::kvm::KvmClock;
 use crate::pages::{GuestRamHandle, PageError};
@@ -88,6 +90,9 @@ type GuardedCounts = Box<dyn Fn() -> (u64, u64, u64) + Send + Sync>;
 
 /// Brackets for one sample.
 const BRACKETS: u32 = 10;
+
+/// How often the host's clock is looked at for a step that the kernel has not told of.
+const LOOK_EVERY: Duration = Duration::from_millis(4);
 
 fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> ClockServiceError {
     move |error| ClockServiceError::Io { what, error }
@@ -263,11 +268,12 @@ impl ClockService {
     fn run(&self) {
         wait::prefer_this_thread();
         let mut suspend = SuspendWatch::new();
+        let mut offsets = OffsetWatch::new();
         loop {
             let ticks = self.engine().ticks_to_turn(self.guest.host_tsc());
             let ns = u64::try_from(self.frequency.nanos_floor(ticks)).unwrap_or(u64::MAX);
             let descriptors: [&dyn AsRawFd; 2] = [&self.stop, &self.watch];
-            let set = match wait::wait(descriptors, Duration::from_nanos(ns)) {
+            let set = match wait::wait(descriptors, Duration::from_nanos(ns).min(LOOK_EVERY)) {
                 Ok([true, _]) => return,
                 Ok([_, set]) => set,
                 Err(error) => {
@@ -276,20 +282,20 @@ impl ClockService {
                 }
             };
             let noticed = Instant::now();
-            let set = set && self.watch.was_set().unwrap_or(true);
-            let slept = suspend.slept();
-            let mut engine = self.engine();
-            let cause = match (slept, set) {
-                (Some(slept), _) => {
+            let told = set && self.watch.was_set().unwrap_or(true);
+            // A sleep moves the clocks against CLOCK_MONOTONIC too.
+            if !(offsets.moved() || told) {
+                self.engine().turn(self.guest.as_ref());
+                continue;
+            }
+            let cause = match suspend.slept() {
+                Some(slept) => {
                     tracing::info!(?slept, "the host slept");
                     Cause::Slept
                 }
-                (None, true) => Cause::Set,
-                (None, false) => {
-                    engine.turn(self.guest.as_ref());
-                    continue;
-                }
+                None => Cause::Set,
             };
+            let mut engine = self.engine();
             if engine.refresh(self.guest.as_ref(), cause) {
                 engine.step_took(u64::try_from(noticed.elapsed().as_nanos()).unwrap_or(u64::MAX));
             }

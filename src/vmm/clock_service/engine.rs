@@ -2,6 +2,7 @@
 //! own, so that a simulated host drives it in tests.
 
 use crate::clock::WallclockEpoch;
+use crate::clock::scaling::TscScaling;
 use crate::clock::tai::{Observation, TaiOffset, wallclock};
 use crate::host::{PairError, PairSource, SourceKind};
 use crate::kvm::UtcLine;
@@ -34,6 +35,11 @@ pub(super) trait ClockedGuest: Send + Sync {
     fn host_tsc(&self) -> u64;
     /// The guest's TSC at a host TSC.
     fn guest_tsc(&self, host_tsc: u64) -> u64;
+    /// The host's TSC was reset: the guest's follows from it in another way, which
+    /// is to be found out.
+    fn lose_counter(&self);
+    /// What to add to the host's TSC since then; `None` while nobody knows.
+    fn counter_offset(&self) -> Option<u64>;
     /// The guest's line to system time.
     fn system_line(&self) -> crate::clock::SystemTimeLine;
     /// The wallclock is to follow this line from now on.
@@ -103,7 +109,7 @@ pub(super) struct Engine {
     asked: SourceKind,
     counts: Counts,
     published: Published,
-    /// The counter itself was lost: the guest's offset from it is not known.
+    /// The counter itself was lost: the guest's offset from it is not known yet.
     counter_lost: bool,
     reading_due: u64,
     wallclock_due: u64,
@@ -174,6 +180,15 @@ impl Engine {
     /// True where that was a disruption.
     pub(super) fn refresh(&mut self, guest: &dyn ClockedGuest, cause: Cause) -> bool {
         let mut disrupted = cause == Cause::Slept;
+        if self.counter_lost
+            && let Some(offset) = guest.counter_offset()
+        {
+            tracing::info!("the guest's TSC is known again");
+            self.feed.rescale(TscScaling::unscaled(offset));
+            self.counter_lost = false;
+            disrupted = true;
+        }
+        let known_lost = self.counter_lost;
         let update = match self.read() {
             Ok(reading) => {
                 self.counts.readings += 1;
@@ -198,6 +213,14 @@ impl Engine {
                 self.feed.missed(guest.host_tsc())
             }
         };
+        if cause == Cause::Slept {
+            // The TSC may have been reset and be beyond its last reading again.
+            self.counter_lost = true;
+            guest.request_clock_updates();
+        }
+        if self.counter_lost && !known_lost {
+            guest.lose_counter();
+        }
         let update = if self.counter_lost {
             Update { line: None, status: ClockStatus::Unreliable, ..update }
         } else {
@@ -205,9 +228,6 @@ impl Engine {
         };
         if disrupted {
             self.disrupt();
-        }
-        if cause == Cause::Slept {
-            guest.request_clock_updates();
         }
         self.publish(guest, &update);
         self.reading_due = self.next_reading(guest.host_tsc());
@@ -294,6 +314,9 @@ impl Engine {
         let Some(line) = self.feed.host_line() else {
             return now.wrapping_add(RETRY_NS); // at least 1 GHz or not, it is soon
         };
+        if self.counter_lost {
+            return now.wrapping_add(RETRY_NS);
+        }
         let ticks = |ns: u64| line.period().ticks_to_reach((u128::from(ns) << 64) / 1_000_000_000);
         let (least, most) = (ticks(LEAST_NS), ticks(MOST_NS));
         let grown = self.feed.ticks_to_refresh(self.settings.growth_ns).unwrap_or(least);

@@ -38,6 +38,15 @@ impl ClockedGuest for MachineGuest {
         self.clock.tsc().from_host(host_tsc)
     }
 
+    fn lose_counter(&self) {
+        self.clock.lose_offset();
+        self.request_clock_updates();
+    }
+
+    fn counter_offset(&self) -> Option<u64> {
+        (!self.clock.is_offset_lost()).then(|| self.clock.tsc().offset())
+    }
+
     fn system_line(&self) -> SystemTimeLine {
         self.clock.line()
     }

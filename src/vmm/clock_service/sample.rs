@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{GuestAddress, GuestAddressSpace};
 
 use crate::clock::tai::{HostReading, Tai};
-use crate::host::{PairError, PairSource, StepWatch, host_tai_ahead_ns};
+use crate::host::{OffsetWatch, PairError, PairSource, StepWatch};
 use crate::pages::{GuestRamHandle, PageError, with_vmclock_words};
 
 /// One comparison of a guest's page with the host's clock.
@@ -103,9 +103,8 @@ pub(super) struct Sampler {
     /// The first sample of a step window that is still open.
     window: Option<Instant>,
     was_set: bool,
-    /// The host's CLOCK_TAI less its CLOCK_MONOTONIC at the last sample, ns: what a
-    /// step moves, before the kernel has told anybody of it.
-    tai_ahead_ns: Option<i128>,
+    /// Sees a step before the kernel has told anybody of it.
+    offsets: OffsetWatch,
 }
 
 /// A word of a page that the service may be writing.
@@ -128,8 +127,6 @@ struct Both {
 }
 
 const TRIES: u32 = 100;
-/// A step, and no preemption between two readings of clocks.
-const STEP_NS: u128 = 100_000_000;
 
 impl Sampler {
     pub(super) fn new(source: Box<dyn PairSource>, watch: StepWatch) -> Self {
@@ -139,7 +136,7 @@ impl Sampler {
             counts: SampleCounts::default(),
             window: None,
             was_set: false,
-            tai_ahead_ns: None,
+            offsets: OffsetWatch::new(),
         }
     }
 
@@ -155,7 +152,7 @@ impl Sampler {
         for _ in 0..TRIES {
             self.was_set |= self.watch.was_set().unwrap_or(false);
             let both = self.read_both(page, &guest_tsc)?;
-            self.was_set |= self.moved(host_tai_ahead_ns());
+            self.was_set |= self.offsets.moved();
             let counter = both.reading.counter;
             let Some(own_bound_ns) = own_bound(both.reading.line.start, counter) else { continue };
             let mut sample = compare(&both, own_bound_ns)?;
@@ -192,20 +189,19 @@ impl Sampler {
         }
     }
 
-    /// Whether the host's clock was stepped since the last sample.
-    fn moved(&mut self, tai_ahead_ns: i128) -> bool {
-        let before = self.tai_ahead_ns.replace(tai_ahead_ns);
-        before.is_some_and(|before| before.abs_diff(tai_ahead_ns) > STEP_NS)
+    fn window_lasts(&mut self) {
+        if let Some(began) = self.window {
+            let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.counts.longest_window_ns = self.counts.longest_window_ns.max(took);
+        }
     }
 
     fn classify(&mut self, sample: &mut ClockSample) {
         self.counts.samples += 1;
         if sample.within_own {
             self.counts.within += 1;
-            if let Some(began) = self.window.take() {
-                let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                self.counts.longest_window_ns = self.counts.longest_window_ns.max(took);
-            }
+            self.window_lasts();
+            self.window = None;
             self.was_set = false;
             return;
         }
@@ -216,6 +212,8 @@ impl Sampler {
             sample.in_step_window = true;
             self.window.get_or_insert(began);
             self.counts.in_step_windows += 1;
+            // One that never ends counts too.
+            self.window_lasts();
         } else if sample.within {
             self.counts.within += 1;
             self.counts.beyond_own_bound += 1;

@@ -67,6 +67,8 @@ struct Guest {
     follows: Mutex<Option<UtcLine>>,
     wallclock: Mutex<Option<WallclockEpoch>>,
     notified: Mutex<u64>,
+    /// Added to the host's TSC; `None` while it is not known.
+    offset: Mutex<Option<u64>>,
 }
 
 impl Guest {
@@ -78,6 +80,7 @@ impl Guest {
             follows: Mutex::new(None),
             wallclock: Mutex::new(None),
             notified: Mutex::new(0),
+            offset: Mutex::new(Some(OFFSET)),
         }
     }
 
@@ -99,7 +102,15 @@ impl ClockedGuest for Guest {
     }
 
     fn guest_tsc(&self, host_tsc: u64) -> u64 {
-        host_tsc.wrapping_add(OFFSET)
+        host_tsc.wrapping_add(self.offset.lock().unwrap().unwrap_or(OFFSET))
+    }
+
+    fn lose_counter(&self) {
+        *self.offset.lock().unwrap() = None;
+    }
+
+    fn counter_offset(&self) -> Option<u64> {
+        *self.offset.lock().unwrap()
     }
 
     fn system_line(&self) -> SystemTimeLine {
@@ -337,6 +348,22 @@ fn a_host_that_slept_is_a_disruption() {
     // The guest's TSC is not known any more, and the page says so.
     assert_eq!(bench.page().clock_status, VMCLOCK_STATUS_UNRELIABLE);
     assert!(bench.guest.follows.lock().unwrap().is_none());
+    bench.run(SECOND, |_| ());
+    assert_eq!(bench.page().clock_status, VMCLOCK_STATUS_UNRELIABLE, "nobody has looked");
+
+    // A vCPU read its offset again: KVM let the guest's TSC run on.
+    *bench.guest.offset.lock().unwrap() = Some(77 * OFFSET);
+    let (marker, notified) =
+        (bench.page().disruption_marker, *bench.guest.notified.lock().unwrap());
+    bench.run(10 * MS, |_| ());
+    assert_eq!(bench.page().clock_status, VMCLOCK_STATUS_SYNCHRONIZED, "at most 5 ms later");
+    assert_ne!(bench.page().disruption_marker, marker);
+    assert!(*bench.guest.notified.lock().unwrap() > notified);
+    assert!(bench.guest.follows.lock().unwrap().is_some());
+    bench.run(SECOND, |bench| {
+        let (error, bound) = bench.error_and_bound_ns();
+        assert!(error <= u128::from(bound), "{error} {bound}");
+    });
 }
 
 #[test]
@@ -362,6 +389,10 @@ fn the_service_runs_on_this_host() {
         }
         fn guest_tsc(&self, host_tsc: u64) -> u64 {
             host_tsc
+        }
+        fn lose_counter(&self) {}
+        fn counter_offset(&self) -> Option<u64> {
+            None
         }
         fn system_line(&self) -> SystemTimeLine {
             self.0
