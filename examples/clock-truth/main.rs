@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use kvm_xen::host::TimeSource;
 use kvm_xen::kvm::{ClockMode, KVM_DEVICE};
 use kvm_xen::vmm::clock_service::{ClockSample, ClockService, SampleError};
 use kvm_xen::vmm::config::{Console, Initrd, Kernel, MachineConfig};
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         cpus: 1,
         clock: ClockMode::Auto,
         vmclock: true,
+        time_source: TimeSource::Auto,
         upcall_vector: None,
         fifo_events: None,
         hypercalls: None,

@@ -62,6 +62,10 @@ pub struct MachineArgs {
     /// and a VM generation device
     #[arg(long, value_enum, default_value_t = SwitchArg::On)]
     pub vmclock: SwitchArg,
+    /// Where the guest's VMClock and wallclock take the time from: auto (this host's clock
+    /// by its best source), kvm, clock, ptp:DEVICE or vmclock:DEVICE
+    #[arg(long, default_value = "auto", value_name = "SOURCE")]
+    pub time_source: String,
     /// How hypercalls arrive: intercepted by KVM, or by port I/O from a kernel that
     /// is rewritten in memory
     #[arg(long, value_enum, default_value_t = HypercallsArg::Auto)]

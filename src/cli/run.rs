@@ -10,6 +10,7 @@ use super::args::{
 };
 use super::check::CheckError;
 use super::clock::ClockError;
+use crate::host::NoTimeSource;
 use crate::kvm::{HypercallMode, ProbeError};
 use crate::vmm::api::ApiServer;
 use crate::vmm::api::http::Limits;
@@ -32,6 +33,9 @@ pub enum CliError {
     /// `--xen-version`.
     #[error("--xen-version {0:?}: give MAJOR.MINOR from 4.0 to 4.20, such as 4.17")]
     XenVersion(String),
+    /// `--time-source`.
+    #[error("--time-source {0}")]
+    TimeSource(#[from] NoTimeSource),
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -63,8 +67,14 @@ impl CliError {
 
     /// Whether the command line itself is at fault.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Memory(_) | Self::Cpus(_) | Self::XenVersion(_) | Self::Begin(_))
-            || matches!(self, Self::Clock(error) if error.is_usage())
+        matches!(
+            self,
+            Self::Memory(_)
+                | Self::Cpus(_)
+                | Self::XenVersion(_)
+                | Self::Begin(_)
+                | Self::TimeSource(_)
+        ) || matches!(self, Self::Clock(error) if error.is_usage())
             || matches!(self, Self::Machine(MachineError::Memory(_) | MachineError::Cpus { .. }))
     }
 }
@@ -91,6 +101,7 @@ pub fn machine_config(args: &MachineArgs, kernel: Kernel) -> Result<MachineConfi
         cpus: args.cpus.parse().map_err(|_| CliError::Cpus(args.cpus.clone()))?,
         clock: args.clock.into(),
         vmclock: args.vmclock == SwitchArg::On,
+        time_source: args.time_source.parse()?,
         fifo_events: match args.event_channels {
             EventChannelsArg::Auto => None,
             EventChannelsArg::Fifo => Some(true),

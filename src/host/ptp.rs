@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use super::pair::{PairError, PairSource, SourceKind};
-use crate::clock::tai::{HostReading, Steering};
+use crate::clock::tai::{HostReading, Steering, TaiOffset};
 
 /// What a PTP device counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,24 +51,33 @@ const SAMPLES: u32 = 10;
 
 impl<S: PairSource> PtpPairs<S> {
     /// Opens the device and reads it once: precise cross-timestamps where the
-    /// hardware has them, else bracketed ones.
+    /// hardware has them, else bracketed ones. Whether it counts TAI or UTC shows by
+    /// what it is near to.
     ///
     /// # Errors
     /// [`PairError::Io`] when it can not be opened, [`PairError::Unusable`]
-    /// when it is no PTP device.
-    pub fn open(path: &Path, timescale: PtpTimescale, base: S) -> Result<Self, PairError> {
+    /// when it is no PTP device, or near neither; what `base` says.
+    pub fn open(path: &Path, base: S) -> Result<Self, PairError> {
+        let unusable = |why| PairError::Unusable { device: path.display().to_string(), why };
         let file = File::open(path).map_err(|e| PairError::io(path.display().to_string(), e))?;
-        let mut device =
-            Self { file, path: path.to_owned(), timescale, method: Method::Precise, base };
-        if device.offset().is_err() {
+        let mut device = Self {
+            file,
+            path: path.to_owned(),
+            timescale: PtpTimescale::Utc,
+            method: Method::Precise,
+            base,
+        };
+        let offset = device.offset().or_else(|_| {
             device.method = Method::Extended;
-            device.offset().map_err(|error| PairError::Unusable {
-                device: path.display().to_string(),
-                why: format!(
-                    "it answers no PTP request ({error}); name a PTP device such as /dev/ptp0"
-                ),
-            })?;
-        }
+            device.offset()
+        });
+        let offset = offset.map_err(|error| {
+            unusable(format!(
+                "it answers no PTP request ({error}); name a PTP device such as /dev/ptp0"
+            ))
+        })?;
+        let known = device.base.read()?.sync.tai_offset;
+        device.timescale = timescale_of(offset.ns, known).map_err(unusable)?;
         Ok(device)
     }
 
@@ -108,6 +117,31 @@ impl<S: PairSource> PtpPairs<S> {
         let triples = taken.map(|[before, device, after]| [ns(*before), ns(*device), ns(*after)]);
         narrowest(triples).ok_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN))
     }
+}
+
+/// A device is disciplined if it is so near to one of the host's clocks, ns.
+const NEAR_NS: u128 = 5_000_000_000;
+
+/// What a device counts that is `ahead_ns` of the host's UTC.
+fn timescale_of(ahead_ns: i128, tai_offset: TaiOffset) -> Result<PtpTimescale, String> {
+    let of_tai_ns = ahead_ns - i128::from(tai_offset.seconds()) * 1_000_000_000;
+    if ahead_ns.unsigned_abs() <= NEAR_NS {
+        return Ok(PtpTimescale::Utc);
+    }
+    if tai_offset.is_known() && of_tai_ns.unsigned_abs() <= NEAR_NS {
+        return Ok(PtpTimescale::Tai);
+    }
+    let sec = ahead_ns / 1_000_000_000;
+    Err(match tai_offset.is_known() {
+        true => format!(
+            "it is {sec} s from this host's UTC and {} s from its TAI; let ptp4l or phc2sys set it",
+            of_tai_ns / 1_000_000_000
+        ),
+        false => format!(
+            "it is {sec} s from this host's UTC, and the host does not know TAI - UTC; tell its \
+             kernel, or install leap-seconds.list (Debian: tzdata)"
+        ),
+    })
 }
 
 /// The offset of the narrowest bracket that is one.
@@ -160,7 +194,7 @@ impl<S: PairSource> PairSource for PtpPairs<S> {
 mod tests {
     use super::*;
     use crate::clock::TscFrequency;
-    use crate::clock::tai::{HostSync, Tai, TaiOffset};
+    use crate::clock::tai::{HostSync, Tai};
     use crate::host::Bracketed;
 
     #[test]
@@ -191,10 +225,24 @@ mod tests {
     }
 
     #[test]
+    fn a_device_counts_what_it_is_near_to() {
+        let (known, s) = (TaiOffset::Known(37), 1_000_000_000);
+        assert_eq!(timescale_of(0, known), Ok(PtpTimescale::Utc));
+        assert_eq!(timescale_of(-5 * s, known), Ok(PtpTimescale::Utc));
+        assert_eq!(timescale_of(37 * s + 9, known), Ok(PtpTimescale::Tai));
+        assert_eq!(timescale_of(3, TaiOffset::Unknown), Ok(PtpTimescale::Utc));
+        // Undisciplined: since 1970, since the machine was switched on.
+        let error = timescale_of(-1_800_000_000 * s, known).unwrap_err();
+        assert!(error.starts_with("it is -1800000000 s from this host's UTC and -1800000037 s "));
+        assert!(timescale_of(20 * s, known).is_err());
+        assert!(timescale_of(37 * s, TaiOffset::Unknown).unwrap_err().contains("TAI - UTC"));
+        assert!(timescale_of(i128::MIN / 4, known).is_err());
+    }
+
+    #[test]
     fn a_device_that_is_none_is_named() {
         let base = || Bracketed::new(TscFrequency::from_khz(1_000_000).unwrap(), 1);
-        let open =
-            |path: &str| PtpPairs::open(Path::new(path), PtpTimescale::Tai, base()).err().unwrap();
+        let open = |path: &str| PtpPairs::open(Path::new(path), base()).err().unwrap();
         let error = open("/dev/null").to_string();
         assert!(
             error.starts_with("/dev/null is no usable clock: it answers no PTP request"),

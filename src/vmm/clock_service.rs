@@ -35,8 +35,8 @@ use sample::{PageAt, Sampler};
 use crate::clock::scaling::TscScaling;
 use crate::clock::tai::{EstimatorConfig, TaiOffset};
 use crate::host::{
-    Bracketed, Candidates, OffsetWatch, PairError, PairSource, StepWatch, SuspendWatch, WithOffset,
-    choose,
+    Bracketed, Candidates, HostVmClock, OffsetWatch, PairError, PairSource, PtpPairs, StepWatch,
+    SuspendWatch, TimeSource, WithOffset, choose,
 };
 use crate::kvm::KvmClock;
 use crate::pages::{GuestRamHandle, PageError};
@@ -47,7 +47,7 @@ use crate::xen::Clock as _;
 #[derive(Debug, thiserror::Error)]
 pub enum ClockServiceError {
     /// The host gives no time at all.
-    #[error("the host's clock can not be read: {0}")]
+    #[error("no time of this host for its guest: {0}")]
     Host(#[from] PairError),
     /// A descriptor could not be made.
     #[error("{what}: {error}")]
@@ -99,28 +99,23 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> ClockServiceError {
 }
 
 impl ClockService {
-    /// Chooses the best source of this host, takes the first reading, and
+    /// Chooses the best source of this host, or the `wanted` one, takes the first reading, and
     /// publishes the first pages. Nothing runs yet.
     ///
     /// # Errors
-    /// Where the host gives no time, or no descriptors.
+    /// Where the host gives no time or what was wanted is not there, or no descriptors.
     pub fn new(
         settings: ClockSettings,
         clock: &Arc<KvmClock>,
         guest: MachineGuest,
+        wanted: &TimeSource,
         kvm_pairs: Option<Box<dyn PairSource>>,
         place: Option<VmClockPlace>,
     ) -> Result<Self, ClockServiceError> {
         let frequency = clock.line().frequency();
-        let chosen = choose(Candidates {
-            frequency,
-            kvm: kvm_pairs,
-            ptp: None,
-            vmclock: false,
-            leap_table: true,
-        })?;
+        let chosen = choose(Candidates { wanted, frequency, kvm: kvm_pairs, leap_table: true })?;
         for (kind, error) in &chosen.rejected {
-            tracing::debug!(%kind, %error, "a better source of time is not there");
+            tracing::info!(%kind, %error, "a better source of time is not there");
         }
         let offset = chosen.table_offset.map(|found| found.offset);
         let mut source = chosen.source;
@@ -134,10 +129,20 @@ impl ClockService {
                 None => Box::new(inner),
             }
         };
+        // What stands in for the source, and what its pages are held against, show the
+        // same clock: there would be a step between them otherwise.
+        let another = || -> Result<Box<dyn PairSource>, PairError> {
+            Ok(match wanted {
+                TimeSource::Ptp(path) => Box::new(PtpPairs::open(path, bracketed())?),
+                TimeSource::VmClock(path) => Box::new(HostVmClock::open(path)?),
+                TimeSource::Auto | TimeSource::Kvm | TimeSource::Clock => bracketed(),
+            })
+        };
+        let (second, truth) = (Some(another()?), another()?);
         let parts = Parts {
             source,
-            second: Some(bracketed()),
-            truth: bracketed(),
+            second,
+            truth,
             offset: if known { TaiOffset::Known(0) } else { TaiOffset::Unknown },
             config: EstimatorConfig::linux(frequency),
             scaling: TscScaling::unscaled(clock.tsc().offset()),

@@ -9,6 +9,7 @@ use super::hypercall_sites::NotInMemory;
 use super::loader::FileSource;
 use super::memory::MemoryError;
 use super::restore::HostTimeError;
+use crate::host::TimeSource;
 use crate::kvm::{ClockMode, HypercallMode, KvmFeature, ProbeError, VcpuStateError, XenVmError};
 use crate::state::{StateError, TimeError};
 use crate::xen::{DomainError, RestoreError};
@@ -70,6 +71,8 @@ pub struct MachineConfig {
     pub clock: ClockMode,
     /// Whether the guest gets a VMClock and a VM generation device.
     pub vmclock: bool,
+    /// Where the guest's VMClock and wallclock take the time from.
+    pub time_source: TimeSource,
     /// Whether guests are offered upcall vectors of their vCPUs' own; `None` for
     /// all but those whose pages are KVM's from the start.
     pub upcall_vector: Option<bool>,

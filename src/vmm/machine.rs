@@ -29,7 +29,7 @@ use super::suspend::{SuspendGate, Suspender};
 use super::vcpu::{self, Shared};
 use super::vmclock_device::{self, GENERATION_GPA, VMCLOCK_GPA};
 use crate::clock::SystemTimeLine;
-use crate::host::read_realtime;
+use crate::host::{TimeSource, read_realtime};
 use crate::kvm::{
     Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
     MachineServices, PageBacker, PageReleaser, XenVm, XenVmConfig, add_memory, guest_cpuid,
@@ -171,7 +171,7 @@ impl Machine {
         let devices =
             PortDevices::new(line, consoles.to(Console::Serial), consoles.to(Console::Hvc));
         platform.guarded().before_run(&vm.vm);
-        let clock_service = clock_service(config.vmclock, &vm, &domain, &platform, memory)?;
+        let clock_service = clock_service((config.vmclock, &config.time_source), &vm, &domain, &platform, memory)?;
         platform.start(&domain).map_err(host("the timer thread"))?;
         let XenVm { vm, vcpus, clock, tsc_khz, .. } = vm;
         let stubs = stubs(hypercalls);
@@ -359,7 +359,7 @@ pub(super) fn stubs(hypercalls: HypercallMode) -> HypercallStubs {
 
 /// What keeps the guest's clocks; its VMClock page, if it has one, is published.
 pub(super) fn clock_service(
-    vmclock: bool,
+    (vmclock, time_source): (bool, &TimeSource),
     vm: &XenVm,
     domain: &Arc<Domain>,
     platform: &Arc<KvmPlatform>,
@@ -382,6 +382,7 @@ pub(super) fn clock_service(
         ClockSettings::default(),
         &vm.clock,
         guest,
+        time_source,
         Some(Box::new(pairs)),
         place,
     )?;

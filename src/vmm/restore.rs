@@ -28,7 +28,7 @@ use super::save::{MachineState, SerialSection, VcpuSection, VmClockSection};
 use super::suspend::SuspendGate;
 use super::vcpu::Shared;
 use crate::clock::{FrequencyError, TscFrequency};
-use crate::host::{Bracketed, PairError, PairSource};
+use crate::host::{Bracketed, PairError, PairSource, TimeSource};
 use crate::kvm::{
     Capabilities, ClockMode, HypercallMode, IrqchipState, KvmFeature, PlatformState, RestoredTsc,
     XenVm, XenVmConfig, check_xsave, guest_cpuid, share_registers,
@@ -302,7 +302,7 @@ impl Machine {
         let (serial, hvc) = (consoles.to(Console::Serial), consoles.to(Console::Hvc));
         let devices = PortDevices::restored(line, serial, hvc, saved.serial)?;
         let vmclock = saved.machine.vmclock;
-        let clock_service = clock_service(vmclock, &vm, &domain, &platform, guest_memory)?;
+        let clock_service = clock_service((vmclock, &TimeSource::Auto), &vm, &domain, &platform, guest_memory)?;
         if let Some(before) = saved.vmclock {
             go_beyond(&clock_service, before)?;
         }

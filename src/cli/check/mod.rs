@@ -393,6 +393,7 @@ fn cell_args(args: &CheckArgs, cell: &Cell) -> CheckCellArgs {
             // owned mode, and wait for events for ever.
             clock: if cell.clock == Clock::Owned { ClockArg::Auto } else { ClockArg::Guarded },
             vmclock: SwitchArg::On,
+            time_source: "auto".to_owned(),
             hypercalls: match cell.hypercalls {
                 HypercallMode::KvmXen => HypercallsArg::KvmXen,
                 HypercallMode::PortIo => HypercallsArg::PortIo,
