@@ -8,16 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
-    KVM_CLOCK_HOST_TSC, KVM_XEN_ATTR_TYPE_UPCALL_VECTOR, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO,
-    KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO, kvm_clock_data, kvm_xen_hvm_attr,
-    kvm_xen_hvm_attr__bindgen_ty_1, kvm_xen_vcpu_attr, kvm_xen_vcpu_attr__bindgen_ty_1,
+    KVM_XEN_ATTR_TYPE_UPCALL_VECTOR, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO,
+    KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO, kvm_xen_hvm_attr, kvm_xen_hvm_attr__bindgen_ty_1,
+    kvm_xen_vcpu_attr, kvm_xen_vcpu_attr__bindgen_ty_1,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Address, GuestAddress};
 use xen_abi::errno::Errno;
 
 use super::ioctls::{attribute_type, xen_hvm_set_attr, xen_vcpu_set_attr};
-use super::{ClockMode, KvmClock};
+use super::{ClockMode, KvmClock, approach};
 use crate::clock::SystemTimeLine;
 use crate::pages::{GuestRam, TimeInfo, read_time};
 use crate::xen::{Clock, PageOwner, VcpuArea};
@@ -26,10 +26,13 @@ use crate::xen::{Clock, PageOwner, VcpuArea};
 const NOWHERE: u64 = u64::MAX;
 /// `time` in `struct vcpu_info`, the same in both layouts.
 const TIME_IN_VCPU_INFO: u64 = 32;
-/// A page further than this from the line is brought back.
+/// A page further than this from the line is brought back, where KVM says how far its
+/// clock stands from it: one ns is a rounding.
+const EXACT_NS: u64 = approach::EXACT_NS.unsigned_abs();
+/// And where it does not, its masterclock being off: each vCPU's page is then another
+/// line, and none is exact.
 const CORRECT_BEYOND_NS: u64 = 1_000;
-/// How often that is tried for one disturbance. Each try compensates for the
-/// time that the one before took; what is left is the jitter of KVM_SET_CLOCK.
+/// How often that is tried for one disturbance.
 const MOST_TRIES: u32 = 8;
 
 /// What KVM's clock pages have been doing.
@@ -55,8 +58,12 @@ pub struct GuardedReport {
 #[derive(Clone, Copy, Debug, Default)]
 struct Correction {
     tries: u32,
-    /// What a clock that is set falls behind while it is being set.
-    lag_ns: i64,
+    /// What is to be aimed at, ahead of the line, to hit it.
+    ahead_ns: i64,
+    /// The same where KVM does not say how far it was missed: by pages.
+    behind_ns: i64,
+    /// How far from the line the last disturbance was left, after all tries.
+    left_ns: u64,
     /// The snapshot that was corrected: every vCPU's page shows it once.
     corrected: Option<(u64, u64)>,
 }
@@ -76,10 +83,15 @@ struct State {
     vcpus: Vec<VcpuPages>,
     report: GuardedReport,
     correction: Correction,
-    /// How far the latest page stood from the line, in ns, ahead or behind, and its
-    /// TSC: another vCPU may show an earlier one after it.
-    stands_ns: i64,
-    stands_at: u64,
+    standing: Standing,
+}
+
+/// How far the latest page stood from the line, in ns, ahead or behind, and its TSC:
+/// another vCPU may show an earlier one after it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    off_ns: i64,
+    at: u64,
 }
 
 /// The watch over KVM's pages; idle while the pages are ours.
@@ -104,8 +116,7 @@ impl Guarded {
                 vcpus,
                 report,
                 correction: Correction::default(),
-                stands_ns: 0,
-                stands_at: 0,
+                standing: Standing::default(),
             }),
         }
     }
@@ -172,7 +183,7 @@ impl Guarded {
         self.active.store(true, Ordering::Relaxed);
         // KVM's clock counts from another moment than our line; the guest has
         // read ours already.
-        self.align(vm);
+        self.align(vm, &mut state);
         let mut moved = Vec::new();
         for (vcpu, pages) in (0u32..).zip(state.vcpus.iter_mut()) {
             let placed = [(pages.info, VcpuArea::VcpuInfo), (pages.time, VcpuArea::TimeInfo)];
@@ -184,41 +195,10 @@ impl Guarded {
         Ok(moved)
     }
 
-    /// Sets KVM's clock onto the line while no guest reads it yet: again, with
-    /// what the last try missed, until it stands at most 1 us ahead. Never
-    /// behind, where the guest would see time go back.
-    fn align(&self, vm: &VmFd) {
-        let mut ahead_ns = 0i64;
-        for _ in 0..MOST_TRIES {
-            self.set_clock(vm, ahead_ns);
-            let Some(deviation_ns) = self.deviation_ns(vm) else { return };
-            if (0..=CORRECT_BEYOND_NS.cast_signed()).contains(&deviation_ns) {
-                return;
-            }
-            // The middle of what is wanted, less what came out.
-            let wanted_ns = CORRECT_BEYOND_NS.cast_signed() / 2;
-            ahead_ns = ahead_ns.saturating_add(wanted_ns.saturating_sub(deviation_ns));
-        }
-    }
-
-    /// KVM's clock less the line, both at one host TSC; `None` where KVM states
-    /// no such pair, as while its masterclock is off.
-    fn deviation_ns(&self, vm: &VmFd) -> Option<i64> {
-        let read = vm.get_clock().ok()?;
-        if read.flags & KVM_CLOCK_HOST_TSC == 0 {
-            return None;
-        }
-        let guest_tsc = self.clock.tsc().from_host(read.host_tsc);
-        Some(read.clock.wrapping_sub(self.clock.line().system_time_ns(guest_tsc)).cast_signed())
-    }
-
-    /// Sets KVM's clock to what the line says now, `ahead_ns` further on.
-    fn set_clock(&self, vm: &VmFd, ahead_ns: i64) {
-        let clock = self.clock.system_time_ns().saturating_add_signed(ahead_ns);
-        let clock = kvm_clock_data { clock, ..Default::default() };
-        if let Err(error) = vm.set_clock(&clock) {
-            tracing::warn!(%error, "KVM's clock could not be set onto the line");
-        }
+    /// Sets KVM's clock onto the line while no guest reads it yet.
+    fn align(&self, vm: &VmFd, state: &mut State) {
+        let off_ns = approach::approach(vm, &self.clock, &mut state.correction.ahead_ns);
+        tracing::debug!(off_ns, "KVM's clock is set onto the line");
     }
 
     /// Registers what waits for this vCPU, on its own thread, before it enters.
@@ -258,7 +238,7 @@ impl Guarded {
     /// the pages from the start.
     pub fn before_run(&self, vm: &VmFd) {
         if self.is_active() {
-            self.align(vm);
+            self.align(vm, &mut self.lock());
         }
     }
 
@@ -267,7 +247,7 @@ impl Guarded {
     /// on it must not move.
     pub fn after_exit(&self, vcpu: u32, memory: &GuestRam, vm: &VmFd) -> bool {
         let mut state = self.lock();
-        let State { vcpus, report, correction, stands_ns, stands_at } = &mut *state;
+        let State { vcpus, report, correction, standing } = &mut *state;
         let Some(found) = pages_of(vcpus, vcpu).and_then(|pages| changed(pages, memory)) else {
             return false;
         };
@@ -286,41 +266,64 @@ impl Guarded {
         };
         let (line, adopted) = self.clock.adopt(published);
         let expected_ns = line.system_time_ns(found.tsc_timestamp);
-        report.deviation_ns = found.system_time.abs_diff(expected_ns);
-        if found.tsc_timestamp >= *stands_at {
-            let now_ns = found.system_time.wrapping_sub(expected_ns).cast_signed();
-            // Pages of one line, at different places of it, are rounded by up to a ns.
-            let jump_ns = now_ns.abs_diff(*stands_ns);
-            if jump_ns > 1 {
-                report.jumps += 1;
-                report.largest_jump_ns = report.largest_jump_ns.max(jump_ns);
-            }
-            (*stands_ns, *stands_at) = (now_ns, found.tsc_timestamp);
-        }
-        report.max_deviation_ns = report.max_deviation_ns.max(report.deviation_ns);
-        if report.deviation_ns <= CORRECT_BEYOND_NS {
+        report.saw(standing, found.system_time, expected_ns, found.tsc_timestamp);
+        let off_ns = report.deviation_ns;
+        if off_ns <= EXACT_NS {
             correction.tries = 0;
             return adopted;
         }
         let snapshot = Some((found.tsc_timestamp, found.system_time));
-        if correction.tries >= MOST_TRIES || correction.corrected == snapshot {
+        if correction.corrected == snapshot {
             return adopted;
         }
-        tracing::info!(
-            vcpu,
-            deviation_ns = report.deviation_ns,
-            "setting KVM's clock onto the line"
-        );
-        if correction.tries > 0 {
-            // The last try should have hit; it missed by its own duration.
-            let missed = expected_ns.wrapping_sub(found.system_time).cast_signed();
-            correction.lag_ns = correction.lag_ns.saturating_add(missed);
+        let exact = approach::off_line_ns(vm, &self.clock).is_some();
+        if !exact && off_ns <= CORRECT_BEYOND_NS {
+            correction.tries = 0;
+            return adopted;
         }
+        // What was left of the last disturbance stays, a new one does not.
+        if off_ns > CORRECT_BEYOND_NS.max(correction.left_ns.saturating_mul(2)) && exact {
+            correction.tries = 0;
+        }
+        if correction.tries >= MOST_TRIES {
+            correction.left_ns = off_ns;
+            return adopted;
+        }
+        tracing::info!(vcpu, deviation_ns = off_ns, "setting KVM's clock onto the line");
         correction.corrected = snapshot;
         correction.tries += 1;
         report.corrections += 1;
-        self.set_clock(vm, correction.lag_ns);
+        if exact {
+            let off_ns = approach::approach(vm, &self.clock, &mut correction.ahead_ns);
+            tracing::info!(off_ns, "KVM's clock is set onto the line");
+        } else {
+            // The last try should have hit; it missed by its own duration.
+            if correction.tries > 1 {
+                let missed = expected_ns.wrapping_sub(found.system_time).cast_signed();
+                correction.behind_ns = correction.behind_ns.saturating_add(missed);
+            }
+            approach::set_once(vm, &self.clock, correction.behind_ns);
+        }
         adopted
+    }
+}
+
+impl GuardedReport {
+    /// Takes a page into account: what it says, and what the line says, at its TSC.
+    fn saw(&mut self, standing: &mut Standing, page_ns: u64, line_ns: u64, guest_tsc: u64) {
+        self.deviation_ns = page_ns.abs_diff(line_ns);
+        self.max_deviation_ns = self.max_deviation_ns.max(self.deviation_ns);
+        if guest_tsc < standing.at {
+            return;
+        }
+        let now_ns = page_ns.wrapping_sub(line_ns).cast_signed();
+        // Pages of one line, at different places of it, are rounded by up to a ns.
+        let jump_ns = now_ns.abs_diff(standing.off_ns);
+        if jump_ns > 1 {
+            self.jumps += 1;
+            self.largest_jump_ns = self.largest_jump_ns.max(jump_ns);
+        }
+        *standing = Standing { off_ns: now_ns, at: guest_tsc };
     }
 }
 
@@ -343,4 +346,34 @@ fn changed(pages: &mut VcpuPages, memory: &GuestRam) -> Option<Changed> {
 
 fn pages_of(vcpus: &mut [VcpuPages], vcpu: u32) -> Option<&mut VcpuPages> {
     vcpus.get_mut(usize::try_from(vcpu).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jump_is_counted_once_whichever_vcpu_shows_it() {
+        let mut report = GuardedReport::default();
+        let mut standing = Standing::default();
+        let mut saw = |page_ns, line_ns, tsc| {
+            report.saw(&mut standing, page_ns, line_ns, tsc);
+            (report.jumps, report.largest_jump_ns, report.deviation_ns, report.max_deviation_ns)
+        };
+        assert_eq!(saw(1_000, 1_000, 10), (0, 0, 0, 0));
+        // Rounding is none, either way.
+        assert_eq!(saw(2_001, 2_000, 20), (0, 0, 1, 1));
+        assert_eq!(saw(3_000, 3_000, 30), (0, 0, 0, 1));
+        // Two ns are one; the other vCPU shows the same page.
+        assert_eq!(saw(4_002, 4_000, 40), (1, 2, 2, 2));
+        assert_eq!(saw(4_002, 4_000, 40), (1, 2, 2, 2));
+        // A vCPU that still shows the page before it.
+        assert_eq!(saw(3_000, 3_000, 30), (1, 2, 0, 2));
+        assert_eq!(saw(4_002, 4_000, 40), (1, 2, 2, 2));
+        // Far, and the correction of it: two more, the largest is kept.
+        assert_eq!(saw(1_005_002, 5_000, 50), (2, 1_000_000, 1_000_002, 1_000_002));
+        assert_eq!(saw(6_000, 6_000, 60), (3, 1_000_002, 0, 1_000_002));
+        // Back as well as on.
+        assert_eq!(saw(6_500, 7_000, 70), (4, 1_000_002, 500, 1_000_002));
+    }
 }

@@ -4,6 +4,7 @@
 
 pub mod ioctls;
 
+mod approach;
 mod callback;
 mod callback_gsi;
 mod clock;

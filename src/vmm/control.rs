@@ -134,8 +134,8 @@ impl Control {
             wallclock_error_ns: wallclock_error(&self.shared.domain, &self.clock)
                 .map(|error| i64::try_from(error).unwrap_or(i64::MAX)),
             clock_page_rewrites: self.shared.domain.clock_page_rewrites(),
-            kvm_clock_jumps: guarded.corrections,
-            largest_kvm_clock_jump_ns: guarded.max_deviation_ns,
+            kvm_clock_jumps: guarded.jumps,
+            largest_kvm_clock_jump_ns: guarded.largest_jump_ns,
             ..ClockMetrics::default()
         }
     }

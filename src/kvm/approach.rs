@@ -1,0 +1,118 @@
+//! Sets KVM's clock onto the line, to the nanosecond.
+//!
+//! Each KVM_SET_CLOCK takes a new snapshot of the host's clock, at a moment that user
+//! space does not know, so the remainder of one call can not be set by another. With
+//! KVM_CLOCK_REALTIME KVM adds the time since a moment that it stated itself; what is
+//! left is the time between two of its own readings, nearly the same at each call. It
+//! is measured, taken into account, and tried again until it comes out the same.
+
+use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data};
+use kvm_ioctls::VmFd;
+
+use super::KvmClock;
+use crate::xen::Clock as _;
+
+/// The clock may stand so far ahead of the line: less is a rounding. Not behind it,
+/// where a guest that has read the line would see time go back.
+pub(super) const EXACT_NS: i64 = 1;
+/// Tries, and how far from the line will do after so many of them, ns.
+const TRIES: [(u32, i64); 3] = [(32, EXACT_NS), (16, 100), (16, 1_000)];
+
+/// KVM's clock less the line, both at one host TSC; `None` where KVM states no such
+/// pair, as while its masterclock is off.
+pub(super) fn off_line_ns(vm: &VmFd, clock: &KvmClock) -> Option<i64> {
+    let read = vm.get_clock().ok()?;
+    if read.flags & KVM_CLOCK_HOST_TSC == 0 {
+        return None;
+    }
+    let guest_tsc = clock.tsc().from_host(read.host_tsc);
+    Some(read.clock.wrapping_sub(clock.line().system_time_ns(guest_tsc)).cast_signed())
+}
+
+/// Sets KVM's clock to what the line says now, `ahead_ns` further on, as well as one
+/// call can.
+pub(super) fn set_once(vm: &VmFd, clock: &KvmClock, ahead_ns: i64) {
+    let both = KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
+    let pair = vm.get_clock().ok().filter(|read| read.flags & both == both);
+    let set = |flags, realtime, system_time_ns: u64| {
+        let clock = system_time_ns.saturating_add_signed(ahead_ns);
+        vm.set_clock(&kvm_clock_data { clock, flags, realtime, ..Default::default() })
+    };
+    let result = match pair {
+        Some(pair) => {
+            let guest_tsc = clock.tsc().from_host(pair.host_tsc);
+            set(KVM_CLOCK_REALTIME, pair.realtime, clock.line().system_time_ns(guest_tsc))
+        }
+        None => set(0, 0, clock.system_time_ns()),
+    };
+    if let Err(error) = result {
+        tracing::warn!(%error, "KVM's clock could not be set onto the line");
+    }
+}
+
+/// Sets KVM's clock until it stands on the line, beginning `ahead_ns` ahead of it, and
+/// leaves there what had to be aimed at. How far it then stands ahead, ns; `None` where
+/// KVM does not say.
+pub(super) fn approach(vm: &VmFd, clock: &KvmClock, ahead_ns: &mut i64) -> Option<i64> {
+    until_there(ahead_ns, |ahead_ns| {
+        set_once(vm, clock, ahead_ns);
+        off_line_ns(vm, clock)
+    })
+}
+
+fn until_there(ahead_ns: &mut i64, mut set: impl FnMut(i64) -> Option<i64>) -> Option<i64> {
+    let mut off_ns = 0;
+    for (tries, enough_ns) in TRIES {
+        for _ in 0..tries {
+            off_ns = set(*ahead_ns)?;
+            if (0..=enough_ns).contains(&off_ns) {
+                return Some(off_ns);
+            }
+            *ahead_ns = ahead_ns.saturating_sub(off_ns);
+        }
+    }
+    Some(off_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A KVM whose calls add these, one after the other and over again.
+    fn tries(adds: &[i64]) -> (Option<i64>, i64, usize) {
+        let (mut ahead, mut calls) = (0, 0);
+        let off = until_there(&mut ahead, |ahead| {
+            calls += 1;
+            Some(ahead + adds[(calls - 1) % adds.len()])
+        });
+        (off, ahead, calls)
+    }
+
+    #[test]
+    fn what_a_call_adds_is_taken_into_account() {
+        assert_eq!(tries(&[0]), (Some(0), 0, 1));
+        assert_eq!(tries(&[89]), (Some(0), -89, 2));
+        assert_eq!(tries(&[-1_300]), (Some(0), 1_300, 2));
+        // As measured: two values, and an interrupt between them.
+        assert_eq!(tries(&[89, 99, 89, 5_748, 89, 99, 99, 89]).0, Some(0));
+    }
+
+    #[test]
+    fn a_clock_that_is_never_the_same_gets_as_near_as_it_can() {
+        let (off, _, calls) = tries(&[0, 50, 110, 20]);
+        assert!((0..=100).contains(&off.unwrap()) && calls > 32, "{off:?} {calls}");
+        // For ever is not: the guest waits.
+        assert_eq!(tries(&[0, 50_000]).2, 64);
+        assert_eq!(tries(&[i64::MIN, i64::MAX]).2, 64);
+    }
+
+    #[test]
+    fn a_kvm_that_does_not_say_is_set_once() {
+        let mut calls = 0;
+        let off = until_there(&mut 0, |_| {
+            calls += 1;
+            None
+        });
+        assert_eq!((off, calls), (None, 1));
+    }
+}
