@@ -174,6 +174,22 @@ fn xen_versions_that_are_none() {
 }
 
 #[test]
+fn a_source_of_time_has_a_name() {
+    let wrong = ["", "tsc", "ptp", "ptp:", "vmclock:", "kvm:0", "Auto", "ntp:pool", "ptp0"];
+    for wrong in wrong {
+        let quoted = format!("{wrong:?}");
+        refused(
+            &["run", "--kernel", "x", "--time-source", wrong],
+            2,
+            &["--time-source", &quoted, "ptp:/dev/ptp0"],
+        );
+    }
+    for good in ["auto", "kvm", "clock", "ptp:/dev/ptp0", "vmclock:/dev/vmclock0"] {
+        refused(&["run", "--kernel", "/nowhere", "--time-source", good], 1, &["/nowhere"]);
+    }
+}
+
+#[test]
 fn a_vmclock_is_on_or_off() {
     for wrong in ["", "maybe", "1", "On", "auto"] {
         let output = kvm_xen(&["run", "--kernel", "x", "--vmclock", wrong]);
@@ -202,7 +218,7 @@ fn words_that_mean_nothing() {
 /// What the laboratory and the clients of the control socket refuse.
 #[test]
 fn clock_commands_that_can_not_be() {
-    let cases: [(&[&str], i32, &[&str]); 18] = [
+    let cases: [(&[&str], i32, &[&str]); 33] = [
         (&["lab", "--days", "0"], 2, &["--days", "'0'", "from 1 up"]),
         (&["lab", "--duration", "5"], 2, &["--duration", "'5'", "90m"]),
         (&["lab", "--duration", "1h", "--days", "2"], 2, &["--duration", "--days"]),
@@ -222,6 +238,21 @@ fn clock_commands_that_can_not_be() {
         (&["lab", "--ntp", "@/nonexistent/ntp"], 2, &["/nonexistent/ntp", "No such file"]),
         (&["lab", "--points", "0"], 2, &["--points", "'0'"]),
         (&["lab", "--html", "/nonexistent/lab.html"], 1, &["--html", "/nonexistent/lab.html"]),
+        (&["lab", "--html", "/"], 1, &["--html", "directory"]),
+        (&["lab", "--csv", "/dev/full"], 1, &["--csv", "/dev/full"]),
+        (&["lab", "--csv", "/nonexistent/lab.csv"], 1, &["--csv", "/nonexistent/lab.csv"]),
+        (&["lab", "--host-khz", ","], 2, &["--host-khz"]),
+        (&["lab", "--host-khz", "4294967295"], 2, &["4294967295 kHz", "100 GHz"]),
+        (&["lab", "--host-khz", "4294967296"], 2, &["--host-khz", "4294967296"]),
+        (&["lab", "--days", "99999999999999999999"], 2, &["--days", "'99999999999999999999'"]),
+        (&["lab", "--duration", "584y"], 2, &["3000000 kHz", "64 bits"]),
+        (&["lab", "--updates-at", "1h,later"], 2, &["--updates-at", "'later'"]),
+        (&["lab", "--ntp", "1h:-99999999ppm"], 2, &["--ntp", "10 %"]),
+        (&["lab", "--ntp", "1h:1ppm:99999999999999s"], 2, &["--ntp", "step"]),
+        (&["lab", "--raw", "cooked"], 2, &["--raw", "cooked"]),
+        (&["watch", "/nonexistent/socket", "--seconds", "0"], 2, &["--seconds", "'0'"]),
+        (&["verify", "/nonexistent/socket", "--interval", "60001"], 2, &["--interval", "60001"]),
+        (&["verify", "/"], 1, &["/", "--api-socket"]),
         (&["watch", "/nonexistent/socket"], 1, &["/nonexistent/socket", "--api-socket"]),
         (&["verify", "/dev/null"], 1, &["/dev/null", "--api-socket"]),
         (&["verify", "/nonexistent/socket", "--seconds", "0"], 2, &["--seconds", "'0'"]),

@@ -8,8 +8,11 @@
 //!
 //! Begins when the guest says `KVMXEN vmclock`. Fails if a sample lies outside of
 //! the published bound, other than between a step of the host's clock and the new
-//! page; if that takes more than 10 ms; if in peace the 99th percentile is more
+//! page; if that takes more than 10 ms, beside what the machine keeps even its most
+//! urgent threads from running (which is told); if in peace the 99th percentile is more
 //! than 2 us, or the bound more than 1 us beyond the host's.
+
+mod late;
 
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
@@ -124,6 +127,7 @@ fn watch(
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+    late::watch();
     let end = Instant::now() + peace;
     let quiet = sample_while(service, || Instant::now() < end && !ended.load(Ordering::Relaxed));
     let mut holds = tell("peace", service, &quiet);
@@ -208,6 +212,9 @@ fn tell(phase: &str, service: &ClockService, samples: &[ClockSample]) -> bool {
         counts.beyond_own_bound,
         counts.longest_window_ns,
     );
+    let late_ns = late::take_longest_ns();
+    println!("truth machine-late-ns={late_ns}");
+    let window_within_ns = WINDOW_WITHIN_NS.saturating_add(late_ns);
     println!("truth metrics {metrics:?}");
     let mut holds = true;
     for sample in
@@ -219,9 +226,9 @@ fn tell(phase: &str, service: &ClockService, samples: &[ClockSample]) -> bool {
         (samples.len() < 100, "fewer than 100 samples"),
         (counts.broken > 0, "samples outside of the published bound"),
         (counts.beyond_own_bound > 0, "samples outside of the bound against the host's clock"),
-        (counts.longest_window_ns > WINDOW_WITHIN_NS, "a step window of more than 10 ms"),
+        (counts.longest_window_ns > window_within_ns, "a step window of more than 10 ms"),
         (
-            metrics.longest_step_to_page_ns > WINDOW_WITHIN_NS,
+            metrics.longest_step_to_page_ns > window_within_ns,
             "a new page more than 10 ms after a step",
         ),
     ] {

@@ -99,10 +99,10 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_never_the_same_gets_as_near_as_it_can() {
-        let (off, _, calls) = tries(&[0, 50, 110, 20]);
+        let (off, _, calls) = tries(&[30, 80, 140, 50]);
         assert!((0..=100).contains(&off.unwrap()) && calls > 32, "{off:?} {calls}");
         // For ever is not: the guest waits.
-        assert_eq!(tries(&[0, 50_000]).2, 64);
+        assert_eq!(tries(&[10, 50_000]).2, 64);
         assert_eq!(tries(&[i64::MIN, i64::MAX]).2, 64);
     }
 

@@ -242,6 +242,17 @@ impl Guarded {
         }
     }
 
+    /// Whether KVM's clock moved since a page of it was last looked at: a vCPU that does
+    /// not come out by itself is to be called out then. `false` where KVM does not say.
+    pub fn has_moved(&self, vm: &VmFd) -> bool {
+        if !self.is_active() {
+            return false;
+        }
+        let Some(off_ns) = approach::off_line_ns(vm, &self.clock) else { return false };
+        // Either is rounded by a ns.
+        self.lock().standing.off_ns.abs_diff(off_ns) > 2 * EXACT_NS
+    }
+
     /// Reads what KVM published for this vCPU and holds it against the line.
     /// The first page becomes the line, `true` is returned for it, and from then
     /// on it must not move.

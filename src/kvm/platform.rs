@@ -220,6 +220,16 @@ impl KvmPlatform {
         &self.guarded
     }
 
+    /// Calls a vCPU out if KVM's clock has moved, so that it is brought back. For a
+    /// guest that never comes out by itself; one call of KVM where pages are KVM's.
+    pub fn check_guarded(&self) {
+        if self.guarded.has_moved(&self.vm)
+            && let Some(kicker) = self.kicker(0)
+        {
+            kicker.kick();
+        }
+    }
+
     /// Serves what waits for `vcpu`, on its own thread, before it enters.
     ///
     /// # Errors

@@ -376,7 +376,13 @@ pub(super) fn clock_service(
         generation_gpa: GENERATION_GPA,
         generation_id: random_uuid(),
     });
-    let guest = MachineGuest { domain: Arc::clone(domain), clock: Arc::clone(&vm.clock), bells };
+    let platform = Arc::downgrade(platform);
+    let guest = MachineGuest {
+        domain: Arc::clone(domain),
+        clock: Arc::clone(&vm.clock),
+        platform: platform.clone(),
+        bells,
+    };
     let pairs = kvm_pairs(Arc::clone(&vm.vm));
     let service = ClockService::new(
         ClockSettings::default(),
@@ -386,7 +392,6 @@ pub(super) fn clock_service(
         Some(Box::new(pairs)),
         place,
     )?;
-    let platform = Arc::downgrade(platform);
     Ok(Arc::new(service.with_guarded(move || {
         platform.upgrade().map_or((0, 0, 0), |platform| {
             let report = platform.guarded().report();

@@ -50,6 +50,8 @@ pub(super) trait ClockedGuest: Send + Sync {
     fn rewrite_wallclock(&self);
     /// Asks each vCPU to publish its clock pages again before its next entry.
     fn request_clock_updates(&self) {}
+    /// Looks whether KVM has moved a clock of its own that the guest reads.
+    fn check_kvm_clock(&self) {}
     /// vCPU clock pages that were written again.
     fn clock_page_rewrites(&self) -> u64 {
         0
@@ -230,6 +232,7 @@ impl Engine {
             self.disrupt();
         }
         self.publish(guest, &update);
+        guest.check_kvm_clock();
         self.reading_due = self.next_reading(guest.host_tsc());
         self.keep_wallclock(guest, update.tai_offset);
         disrupted

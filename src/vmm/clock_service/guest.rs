@@ -1,13 +1,13 @@
 //! The machine's guest, as the service sees it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::engine::ClockedGuest;
 use crate::clock::{SystemTimeLine, WallclockEpoch};
 use crate::host::host_tsc;
-use crate::kvm::{KvmClock, UtcLine};
+use crate::kvm::{KvmClock, KvmPlatform, UtcLine};
 use crate::xen::{Clock as _, Domain};
 
 /// The interrupts of the two devices: descriptors that raise an edge.
@@ -25,6 +25,8 @@ pub struct MachineGuest {
     pub domain: Arc<Domain>,
     /// Its clock.
     pub clock: Arc<KvmClock>,
+    /// Its KVM.
+    pub platform: Weak<KvmPlatform>,
     /// Its interrupts, where it has the devices.
     pub bells: Option<Bells>,
 }
@@ -65,6 +67,12 @@ impl ClockedGuest for MachineGuest {
 
     fn request_clock_updates(&self) {
         (0..self.domain.config().vcpus).for_each(|vcpu| self.domain.request_clock_update(vcpu));
+    }
+
+    fn check_kvm_clock(&self) {
+        if let Some(platform) = self.platform.upgrade() {
+            platform.check_guarded();
+        }
     }
 
     fn clock_page_rewrites(&self) -> u64 {
