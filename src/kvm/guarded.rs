@@ -243,12 +243,13 @@ impl Guarded {
     }
 
     /// Whether KVM's clock moved since a page of it was last looked at: a vCPU that does
-    /// not come out by itself is to be called out then. `false` where KVM does not say.
+    /// not come out by itself is to be called out then. `true` where KVM does not say.
     pub fn has_moved(&self, vm: &VmFd) -> bool {
         if !self.is_active() {
             return false;
         }
-        let Some(off_ns) = approach::off_line_ns(vm, &self.clock) else { return false };
+        // The masterclock is off, or was: setting the clock switches it on again.
+        let Some(off_ns) = approach::off_line_ns(vm, &self.clock) else { return true };
         // Either is rounded by a ns.
         self.lock().standing.off_ns.abs_diff(off_ns) > 2 * EXACT_NS
     }
@@ -314,6 +315,8 @@ impl Guarded {
                 correction.behind_ns = correction.behind_ns.saturating_add(missed);
             }
             approach::set_once(vm, &self.clock, correction.behind_ns);
+            // The host may have its TSC again, and KVM learns so by being set.
+            approach::approach_if_stated(vm, &self.clock, &mut correction.ahead_ns);
         }
         adopted
     }

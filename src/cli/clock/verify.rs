@@ -75,6 +75,7 @@ impl Judge {
         if distance > allowed {
             verdict.largest_outside_ns = verdict.largest_outside_ns.max(distance);
             self.waiting.get_or_insert((0, at)).0 += 1;
+            tracing::debug!(?at, steps_before = ?self.steps, ?sample, "outside of the bound");
             return;
         }
         verdict.within += 1;
@@ -82,6 +83,11 @@ impl Judge {
         let steps = sample.host_steps;
         let stepped = self.steps.replace(steps).is_some_and(|before| steps > before);
         self.settle(at, stepped);
+    }
+
+    /// Whether the last samples wait for their reason.
+    fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
     }
 
     /// The last samples outside have their reason, or none.
@@ -111,7 +117,9 @@ pub fn verify(args: &VerifyArgs) -> Result<ExitCode, ClockError> {
     let mut ended = false;
     for turn in 0u32.. {
         let next = interval.saturating_mul(turn);
-        if next > Duration::from_secs(args.seconds) {
+        // A step at the very end is waited for too.
+        let more = if judge.is_waiting() { STEP_WINDOW } else { Duration::ZERO };
+        if next > Duration::from_secs(args.seconds) + more {
             break;
         }
         thread::sleep(next.saturating_sub(begin.elapsed()));
