@@ -218,7 +218,7 @@ fn words_that_mean_nothing() {
 /// What the laboratory and the clients of the control socket refuse.
 #[test]
 fn clock_commands_that_can_not_be() {
-    let cases: [(&[&str], i32, &[&str]); 33] = [
+    let cases: [(&[&str], i32, &[&str]); 32] = [
         (&["lab", "--days", "0"], 2, &["--days", "'0'", "from 1 up"]),
         (&["lab", "--duration", "5"], 2, &["--duration", "'5'", "90m"]),
         (&["lab", "--duration", "1h", "--days", "2"], 2, &["--duration", "--days"]),
@@ -239,7 +239,6 @@ fn clock_commands_that_can_not_be() {
         (&["lab", "--points", "0"], 2, &["--points", "'0'"]),
         (&["lab", "--html", "/nonexistent/lab.html"], 1, &["--html", "/nonexistent/lab.html"]),
         (&["lab", "--html", "/"], 1, &["--html", "directory"]),
-        (&["lab", "--csv", "/dev/full"], 1, &["--csv", "/dev/full"]),
         (&["lab", "--csv", "/nonexistent/lab.csv"], 1, &["--csv", "/nonexistent/lab.csv"]),
         (&["lab", "--host-khz", ","], 2, &["--host-khz"]),
         (&["lab", "--host-khz", "4294967295"], 2, &["4294967295 kHz", "100 GHz"]),

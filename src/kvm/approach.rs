@@ -29,6 +29,13 @@ pub(super) fn off_line_ns(vm: &VmFd, clock: &KvmClock) -> Option<i64> {
     Some(read.clock.wrapping_sub(clock.line().system_time_ns(guest_tsc)).cast_signed())
 }
 
+/// Whether the host's clocksource is the TSC, with which KVM can have a masterclock.
+/// KVM itself looks only when its clock is set, or a vCPU made.
+pub(super) fn host_keeps_time_by_tsc() -> bool {
+    std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+        .is_ok_and(|name| name.trim() == "tsc")
+}
+
 /// Sets KVM's clock to what the line says now, `ahead_ns` further on, as well as one
 /// call can.
 pub(super) fn set_once(vm: &VmFd, clock: &KvmClock, ahead_ns: i64) {

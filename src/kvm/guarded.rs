@@ -243,13 +243,15 @@ impl Guarded {
     }
 
     /// Whether KVM's clock moved since a page of it was last looked at: a vCPU that does
-    /// not come out by itself is to be called out then. `true` where KVM does not say.
+    /// not come out by itself is to be called out then. Also where KVM's masterclock is
+    /// off for no reason any more: to set the clock switches it on again.
     pub fn has_moved(&self, vm: &VmFd) -> bool {
         if !self.is_active() {
             return false;
         }
-        // The masterclock is off, or was: setting the clock switches it on again.
-        let Some(off_ns) = approach::off_line_ns(vm, &self.clock) else { return true };
+        let Some(off_ns) = approach::off_line_ns(vm, &self.clock) else {
+            return approach::host_keeps_time_by_tsc();
+        };
         // Either is rounded by a ns.
         self.lock().standing.off_ns.abs_diff(off_ns) > 2 * EXACT_NS
     }

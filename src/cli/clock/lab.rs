@@ -188,7 +188,14 @@ pub fn wallclock_cells(track: &Track) -> [String; 5] {
 }
 
 pub fn lab(args: &LabArgs) -> Result<ExitCode, ClockError> {
-    let machines = scenarios(args)?.into_iter().map(Machine::new).collect::<Result<Vec<_>, _>>()?;
+    let scenarios = scenarios(args)?;
+    // Before anything is computed, which may take long.
+    for (option, path) in [("--html", &args.html), ("--csv", &args.csv)] {
+        if let Some(path) = path {
+            check_writable(option, path)?;
+        }
+    }
+    let machines = scenarios.into_iter().map(Machine::new).collect::<Result<Vec<_>, _>>()?;
     crate::cli::say(table(&machines));
     if let Some(path) = &args.html {
         write("--html", path, &html::report(&machines))?;
@@ -197,6 +204,17 @@ pub fn lab(args: &LabArgs) -> Result<ExitCode, ClockError> {
         write("--csv", path, &csv::series(&machines))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a file can be written there; leaves everything as it was.
+fn check_writable(option: &'static str, path: &Path) -> Result<(), LabCommandError> {
+    let existed = path.exists();
+    let opened = std::fs::File::options().append(true).create(true).open(path);
+    if opened.is_ok() && !existed {
+        // What is made for good comes later.
+        let _ = std::fs::remove_file(path);
+    }
+    opened.map(drop).map_err(|error| LabCommandError::File { option, path: path.to_owned(), error })
 }
 
 fn write(option: &'static str, path: &Path, text: &str) -> Result<(), LabCommandError> {
