@@ -124,6 +124,8 @@ pub struct KvmClock {
     /// Changes only where the host's TSC was reset in its sleep: KVM then lets the
     /// guest's run on from where it stood, by another offset.
     tsc_offset: AtomicU64,
+    /// What the hardware makes of the host's TSC; its offset is the one above.
+    scaling: TscScaling,
     /// The offset is to be read again, by the thread of a vCPU.
     offset_lost: AtomicBool,
     line: SystemTimeLine,
@@ -146,7 +148,8 @@ impl KvmClock {
     /// A clock on this line.
     pub fn new(guest_tsc: GuestTsc, line: SystemTimeLine) -> Self {
         Self {
-            tsc_offset: guest_tsc.offset.into(),
+            scaling: guest_tsc.scaling(),
+            tsc_offset: guest_tsc.offset().into(),
             offset_lost: false.into(),
             line,
             guarded_line: OnceLock::new(),
@@ -167,7 +170,8 @@ impl KvmClock {
     /// How the guest's TSC follows from the host's.
     pub fn tsc(&self) -> GuestTsc {
         // Relaxed: one number, that stands for itself.
-        GuestTsc::with_offset(self.tsc_offset.load(Ordering::Relaxed))
+        let offset = self.tsc_offset.load(Ordering::Relaxed);
+        GuestTsc { scaling: self.scaling.with_offset(offset) }
     }
 
     /// The host's TSC was reset: the next vCPU that enters reads its offset again.
@@ -184,7 +188,7 @@ impl KvmClock {
 
     /// How the guest's TSC follows from the host's from now on.
     pub fn found_offset(&self, tsc: GuestTsc) {
-        self.tsc_offset.store(tsc.offset, Ordering::Relaxed);
+        self.tsc_offset.store(tsc.offset(), Ordering::Relaxed);
         self.offset_lost.store(false, Ordering::Release);
     }
 

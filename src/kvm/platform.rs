@@ -242,7 +242,7 @@ impl KvmPlatform {
         }
         if self.clock.is_offset_lost() {
             // One offset holds for all: KVM moves them together.
-            match GuestTsc::of_vcpu(fd, vcpu) {
+            match GuestTsc::of_scaled_vcpu(fd, vcpu, self.clock.tsc().scaling()) {
                 Ok(tsc) => self.clock.found_offset(tsc),
                 Err(error) => tracing::warn!(%error, "the guest's TSC is still not known"),
             }

@@ -171,7 +171,8 @@ impl Machine {
         let devices =
             PortDevices::new(line, consoles.to(Console::Serial), consoles.to(Console::Hvc));
         platform.guarded().before_run(&vm.vm);
-        let clock_service = clock_service((config.vmclock, &config.time_source), &vm, &domain, &platform, memory)?;
+        let clock_service =
+            clock_service(config.vmclock, &config.time_source, &vm, &domain, &platform, memory)?;
         platform.start(&domain).map_err(host("the timer thread"))?;
         let XenVm { vm, vcpus, clock, tsc_khz, .. } = vm;
         let stubs = stubs(hypercalls);
@@ -359,7 +360,8 @@ pub(super) fn stubs(hypercalls: HypercallMode) -> HypercallStubs {
 
 /// What keeps the guest's clocks; its VMClock page, if it has one, is published.
 pub(super) fn clock_service(
-    (vmclock, time_source): (bool, &TimeSource),
+    vmclock: bool,
+    time_source: &TimeSource,
     vm: &XenVm,
     domain: &Arc<Domain>,
     platform: &Arc<KvmPlatform>,

@@ -302,7 +302,8 @@ impl Machine {
         let (serial, hvc) = (consoles.to(Console::Serial), consoles.to(Console::Hvc));
         let devices = PortDevices::restored(line, serial, hvc, saved.serial)?;
         let vmclock = saved.machine.vmclock;
-        let clock_service = clock_service((vmclock, &TimeSource::Auto), &vm, &domain, &platform, guest_memory)?;
+        let clock_service =
+            clock_service(vmclock, &TimeSource::Auto, &vm, &domain, &platform, guest_memory)?;
         if let Some(before) = saved.vmclock {
             go_beyond(&clock_service, before)?;
         }
