@@ -242,15 +242,22 @@ mod tests {
     #[test]
     fn one_that_does_not_stop_is_not_waited_for_for_ever() {
         let quiesce = Quiesce::<()>::new(2);
+        let runs = std::sync::Barrier::new(2);
         thread::scope(|scope| {
             scope.spawn(|| {
+                runs.wait();
                 while !quiesce.is_wanted() {
                     thread::yield_now();
                 }
                 quiesce.park(0, &mut ());
             });
-            let within = Duration::from_millis(50);
-            let late = quiesce.stopped(within, || {}, |_| ()).unwrap_err();
+            // The thread sees in time that it is wanted, however busy the host: the
+            // kick waits for it.
+            let within = Duration::from_secs(2);
+            let kick = || {
+                runs.wait();
+            };
+            let late = quiesce.stopped(within, kick, |_| ()).unwrap_err();
             assert_eq!(late, NotStopped::Late { stopped: 1, of: 2, within });
         });
         assert!(!quiesce.is_wanted());
