@@ -32,6 +32,8 @@ pub enum Command {
     Restore(RestoreArgs),
     /// Wait for a guest that is migrated, and go on with it
     Receive(ReceiveArgs),
+    /// Move a running guest to a process that waits for it
+    Migrate(MigrateArgs),
     /// Say what this host's KVM offers, which modes work, and why not
     Probe(ProbeArgs),
     /// Show a guest's clocks: the embedded bare-metal guest, or a Linux kernel
@@ -166,6 +168,16 @@ pub struct SaveArgs {
     /// After so many milliseconds
     #[arg(long, value_name = "MS", hide = true, requires = "migrate_to")]
     pub migrate_after: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub struct MigrateArgs {
+    /// The control socket of the process that runs the guest
+    #[arg(value_name = "API-SOCKET")]
+    pub api_socket: PathBuf,
+    /// Where it is received, such as unix:/run/guest.socket
+    #[arg(value_name = "ADDR")]
+    pub to: String,
 }
 
 #[derive(Args, Debug)]

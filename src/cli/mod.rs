@@ -34,6 +34,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Restore(args) => restore::restore(&args),
         Command::Receive(args) => migrate::receive(&args),
+        Command::Migrate(args) => migrate::ask(&args),
         Command::Probe(args) => probe::probe(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Clock(args) => clock::clock(&args),

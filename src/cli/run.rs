@@ -176,7 +176,13 @@ pub(super) fn run_to_end(machine: Machine, save: &SaveArgs) -> Result<ExitCode, 
         (Some(to), Some(after)) => Some(super::migrate::migrate_after(&machine, to, after)?),
         _ => None,
     };
+    let control = machine.control();
+    control.set_savable(machine.savable());
     let report = machine.run()?;
+    if report.exit == ExitReason::Migrated {
+        // Who asked for it by the control socket learns how it went.
+        control.migration().wait_told(Duration::from_secs(2));
+    }
     if let (ExitReason::Migrated, Some(moving)) = (&report.exit, moving)
         && moving.join().is_err()
     {

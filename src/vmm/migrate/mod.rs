@@ -137,6 +137,12 @@ pub enum MigrateError {
     /// Another one is under way.
     #[error("the guest is being moved already")]
     Busy,
+    /// There is no machine yet.
+    #[error("the guest has not moved: it has not begun to run; try again")]
+    Early,
+    /// No thread.
+    #[error("the guest has not moved: no thread for it: {0}")]
+    Thread(io::Error),
     /// The machine at the destination.
     #[error(transparent)]
     Machine(#[from] MachineError),

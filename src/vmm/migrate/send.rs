@@ -32,6 +32,8 @@ const STOPPED_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Migration {
     progress: Mutex<Progress>,
     cancelled: AtomicBool,
+    /// Its end was told.
+    told: AtomicBool,
 }
 
 impl Migration {
@@ -56,6 +58,33 @@ impl Migration {
         *progress = Progress { phase: Phase::Copying, ..Progress::default() };
         self.cancelled.store(false, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// It did not begin.
+    pub(in crate::vmm) fn failed(&self, error: &MigrateError) {
+        self.change(|progress| {
+            (progress.phase, progress.error) = (Phase::Failed, Some(error.to_string()));
+        });
+    }
+
+    /// How far it is, for somebody who asked for it and waits for its end.
+    pub fn tell(&self) -> Progress {
+        let progress = self.progress();
+        if progress.phase == Phase::Done {
+            self.told.store(true, Ordering::SeqCst);
+        }
+        progress
+    }
+
+    /// Waits until its end was told to somebody, if anybody asked for it.
+    pub fn wait_told(&self, within: Duration) {
+        let began = Instant::now();
+        while self.progress().phase != Phase::None
+            && !self.told.load(Ordering::SeqCst)
+            && began.elapsed() < within
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Ends it while memory is copied; later it is too late.
