@@ -185,7 +185,6 @@ pub struct Progress {
     /// Since it began, ns.
     pub total_ns: u64,
     /// Why it failed.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<String>,
 }
 
