@@ -60,6 +60,16 @@ impl Channel for UnixStream {
     }
 }
 
+impl Channel for &UnixStream {
+    fn read_within(&self, within: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(within)
+    }
+
+    fn refuse_more(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Read)
+    }
+}
+
 /// Why the guest was not handed over.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {

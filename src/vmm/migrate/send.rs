@@ -102,13 +102,11 @@ struct Watched<'a> {
     stream: &'a UnixStream,
     sent: u64,
     migration: &'a Migration,
-    /// Cancelling has an effect.
-    may_end: bool,
 }
 
 impl Write for Watched<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.may_end && self.migration.cancelled.load(Ordering::SeqCst) {
+        if self.migration.cancelled.load(Ordering::SeqCst) {
             return Err(std::io::Error::other("cancelled"));
         }
         let mut stream = self.stream;
@@ -137,20 +135,9 @@ pub fn migrate(
     and_then: impl FnOnce(),
 ) -> Result<Progress, MigrateError> {
     let began = Instant::now();
-    let moved = connect(to).and_then(|mut stream| {
-        let moved = rounds(source, &stream, migration, and_then);
-        match moved {
-            Err(MigrateError::State(StateError::Io { .. }))
-            | Err(MigrateError::Save(SaveError::State(StateError::Io { .. }))) => {
-                migration.check()?;
-                // The connection broke; the destination may have said why.
-                Err(handover::reason(&mut stream).map_or_else(
-                    || moved.expect_err("it is an error here"),
-                    MigrateError::Handover,
-                ))
-            }
-            moved => moved,
-        }
+    let moved = connect(to).and_then(|stream| {
+        rounds(source, &stream, migration, and_then)
+            .map_err(|error| explain(error, &stream, migration))
     });
     migration.change(|progress| {
         progress.total_ns = ns(began.elapsed());
@@ -165,6 +152,22 @@ pub fn migrate(
         }
     });
     moved.map(|_| migration.progress())
+}
+
+/// A connection that broke: by whom, where that can be known.
+fn explain(error: MigrateError, mut stream: &UnixStream, migration: &Migration) -> MigrateError {
+    let broke = matches!(
+        error,
+        MigrateError::State(StateError::Io { .. })
+            | MigrateError::Save(SaveError::State(StateError::Io { .. }))
+    );
+    if !broke {
+        return error;
+    }
+    if let Err(cancelled) = migration.check() {
+        return cancelled;
+    }
+    handover::reason(&mut stream).map_or(error, MigrateError::Handover)
 }
 
 fn connect(to: &MoveAddress) -> Result<UnixStream, MigrateError> {
@@ -195,7 +198,7 @@ fn rounds(
     let memory = source.shared.domain.memory();
     let memory: std::sync::Arc<GuestRam> = std::sync::Arc::new(GuestRam::clone(&memory));
     let log = DirtyLog::start(&source.shared.vm, std::sync::Arc::clone(&memory), &source.slots)?;
-    let to = Watched { stream, sent: 0, migration, may_end: true };
+    let to = Watched { stream, sent: 0, migration };
     let mut writer = StateWriter::new(BufWriter::with_capacity(1 << 20, to))?;
     writer.value(tag::MACHINE, 0, &source.machine(&memory))?;
     migration.change(|progress| {
@@ -257,7 +260,7 @@ fn rounds(
                 buffered.flush().map_err(|error| StateError::Io { what, error })?;
                 let written = stopped.elapsed();
                 let mut stream = stream;
-                hand_over(&mut HandOver(&mut stream), STOPPED_PATIENCE)?;
+                hand_over(&mut stream, STOPPED_PATIENCE)?;
                 tracing::info!(
                     halted_us = halted.as_micros(),
                     written_us = written.as_micros(),
@@ -277,35 +280,6 @@ fn rounds(
         moved
     });
     moved?
-}
-
-/// A borrowed stream as a channel.
-struct HandOver<'a, 'b>(&'a mut &'b UnixStream);
-
-impl std::io::Read for HandOver<'_, '_> {
-    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
-        self.0.read(to)
-    }
-}
-
-impl Write for HandOver<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl handover::Channel for HandOver<'_, '_> {
-    fn read_within(&self, within: Option<Duration>) -> std::io::Result<()> {
-        self.0.set_read_timeout(within)
-    }
-
-    fn refuse_more(&self) -> std::io::Result<()> {
-        self.0.shutdown(std::net::Shutdown::Read)
-    }
 }
 
 fn same_regions(one: &GuestRam, other: &GuestRam) -> bool {
