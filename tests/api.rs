@@ -19,6 +19,7 @@ use api::machine::{Machine, kvm_xen};
 use kvm_xen::vmm::api::routes::ROUTES;
 use kvm_xen::vmm::clock_metrics::ClockMetrics;
 use kvm_xen::vmm::control::Status;
+use kvm_xen::vmm::migrate::Progress;
 use serde_json::{Map, Value};
 use yaml_rust2::{Yaml, YamlLoader};
 
@@ -100,6 +101,7 @@ fn the_openapi_schemas_have_the_fields() {
         ..Status::default()
     };
     agrees("Status", &serde_json::to_value(status).expect("JSON"));
+    agrees("Progress", &serde_json::to_value(Progress::default()).expect("JSON"));
 }
 
 #[test]

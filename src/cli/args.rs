@@ -30,6 +30,10 @@ pub enum Command {
     Run(RunArgs),
     /// Go on with a guest that was saved to a file
     Restore(RestoreArgs),
+    /// Wait for a guest that is migrated, and go on with it
+    Receive(ReceiveArgs),
+    /// Move a running guest to a process that waits for it
+    Migrate(MigrateArgs),
     /// Say what this host's KVM offers, which modes work, and why not
     Probe(ProbeArgs),
     /// Show a guest's clocks: the embedded bare-metal guest, or a Linux kernel
@@ -158,6 +162,43 @@ pub struct SaveArgs {
     /// Let the guest go on instead of ending it
     #[arg(long, hide = true, requires = "save_to")]
     pub save_and_go_on: bool,
+    /// Migrate the guest there
+    #[arg(long, value_name = "ADDR", hide = true, requires = "migrate_after")]
+    pub migrate_to: Option<String>,
+    /// After so many milliseconds
+    #[arg(long, value_name = "MS", hide = true, requires = "migrate_to")]
+    pub migrate_after: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub struct MigrateArgs {
+    /// The control socket of the process that runs the guest
+    #[arg(value_name = "API-SOCKET")]
+    pub api_socket: PathBuf,
+    /// Where it is received, such as unix:/run/guest.socket
+    #[arg(value_name = "ADDR")]
+    pub to: String,
+}
+
+#[derive(Args, Debug)]
+pub struct ReceiveArgs {
+    /// Where it comes, such as unix:/run/guest.socket
+    #[arg(value_name = "ADDR")]
+    pub at: String,
+    /// How the guest's clocks get over the time in which it stood still: as if nothing had
+    /// happened, or as if no time had passed
+    #[arg(long, value_enum, default_value_t = TimeArg::Advance)]
+    pub time: TimeArg,
+    /// Which console is this terminal [default: the one that was]
+    #[arg(long, value_enum)]
+    pub console: Option<ConsoleArg>,
+    /// Serve the control API on this Unix socket, which its owner alone may open
+    #[arg(long, value_name = "PATH")]
+    pub api_socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub kvm: KvmArgs,
+    #[command(flatten)]
+    pub save: SaveArgs,
 }
 
 #[derive(Args, Debug)]

@@ -6,6 +6,7 @@ mod clock;
 mod demo;
 mod evidence;
 mod masterclock;
+mod migrate;
 mod probe;
 mod restore;
 mod run;
@@ -32,6 +33,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Restore(args) => restore::restore(&args),
+        Command::Receive(args) => migrate::receive(&args),
+        Command::Migrate(args) => migrate::ask(&args),
         Command::Probe(args) => probe::probe(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Clock(args) => clock::clock(&args),

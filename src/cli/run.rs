@@ -19,6 +19,7 @@ use crate::vmm::config::{Console, Initrd, Kernel, MachineConfig, MachineError};
 use crate::vmm::exit::ExitReason;
 use crate::vmm::machine::Machine;
 use crate::vmm::memory::{MemorySizeError, parse_memory_size};
+use crate::vmm::migrate::{AddressError, MigrateError};
 use crate::vmm::suspend::{SuspendError, Suspender};
 
 /// Anything that ends the program with one line.
@@ -51,6 +52,12 @@ pub enum CliError {
     /// The control socket.
     #[error("no thread for the control socket: {0}")]
     ApiThread(std::io::Error),
+    /// An address to migrate to, or to receive at.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// A guest that did not move.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
     /// `kvm-xen clock`.
     #[error(transparent)]
     Clock(#[from] ClockError),
@@ -69,7 +76,8 @@ impl CliError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Memory(_)
+            Self::Address(_)
+                | Self::Memory(_)
                 | Self::Cpus(_)
                 | Self::XenVersion(_)
                 | Self::Begin(_)
@@ -164,13 +172,28 @@ pub(super) fn run_to_end(machine: Machine, save: &SaveArgs) -> Result<ExitCode, 
         }
         _ => None,
     };
+    let moving = match (&save.migrate_to, save.migrate_after) {
+        (Some(to), Some(after)) => Some(super::migrate::migrate_after(&machine, to, after)?),
+        _ => None,
+    };
+    let control = machine.control();
+    control.set_savable(machine.savable());
     let report = machine.run()?;
+    if report.exit == ExitReason::Migrated {
+        // Who asked for it by the control socket learns how it went.
+        control.migration().wait_told(Duration::from_secs(2));
+    }
+    if let (ExitReason::Migrated, Some(moving)) = (&report.exit, moving)
+        && moving.join().is_err()
+    {
+        tracing::error!("the migrating thread panicked");
+    }
     if let (ExitReason::Saved, Some(saving)) = (&report.exit, saving)
         && saving.join().is_err()
     {
         tracing::error!("the saving thread panicked");
     }
-    if !matches!(report.exit, ExitReason::Poweroff | ExitReason::Reboot | ExitReason::Saved) {
+    if report.exit.status() != 0 {
         super::complain(&report.exit);
     }
     Ok(ExitCode::from(report.exit.status()))

@@ -20,26 +20,49 @@ const PAGE: usize = 4096;
 pub const MOST_PAGES: usize = 256;
 /// The most pages that a run of zeroes may name.
 const MOST_ZEROES: u32 = 1 << 20;
+/// The most runs in one section that we write.
+const MOST_RUNS: usize = 4096;
 const RUN: usize = 16;
+const CONTENTS: u32 = 0;
+const ZEROES: u32 = 1;
 
 /// Pages on their way into a section.
 struct Batch<'a, W> {
     to: &'a mut StateWriter<W>,
-    runs: Vec<(u64, u32)>,
+    /// First frame, pages, kind.
+    runs: Vec<(u64, u32, u32)>,
     contents: Vec<u8>,
     sections: u32,
     pages: u64,
 }
 
-impl<W: Write> Batch<'_, W> {
+impl<'a, W: Write> Batch<'a, W> {
+    fn new(to: &'a mut StateWriter<W>) -> Self {
+        Self { to, runs: Vec::new(), contents: Vec::new(), sections: 0, pages: 0 }
+    }
+
     fn add(&mut self, frame: u64, page: &[u8]) -> Result<(), StateError> {
-        match self.runs.last_mut() {
-            Some((first, pages)) if *first + u64::from(*pages) == frame => *pages += 1,
-            _ => self.runs.push((frame, 1)),
-        }
+        self.extend(frame, CONTENTS);
         self.contents.extend_from_slice(page);
         self.pages += 1;
         if self.contents.len() >= MOST_PAGES * PAGE { self.flush() } else { Ok(()) }
+    }
+
+    /// A page that was sent before and is zero now.
+    fn add_zero(&mut self, frame: u64) -> Result<(), StateError> {
+        self.extend(frame, ZEROES);
+        if self.runs.len() >= MOST_RUNS { self.flush() } else { Ok(()) }
+    }
+
+    fn extend(&mut self, frame: u64, kind: u32) {
+        match self.runs.last_mut() {
+            Some((first, pages, of))
+                if *of == kind && *first + u64::from(*pages) == frame && *pages < MOST_ZEROES =>
+            {
+                *pages += 1;
+            }
+            _ => self.runs.push((frame, 1, kind)),
+        }
     }
 
     fn flush(&mut self) -> Result<(), StateError> {
@@ -50,10 +73,10 @@ impl<W: Write> Batch<'_, W> {
         let mut payload = Vec::with_capacity(8 + self.runs.len() * RUN + self.contents.len());
         payload.extend_from_slice(&count.to_le_bytes());
         payload.extend_from_slice(&[0; 4]);
-        for (first, pages) in self.runs.drain(..) {
+        for (first, pages, kind) in self.runs.drain(..) {
             payload.extend_from_slice(&first.to_le_bytes());
             payload.extend_from_slice(&pages.to_le_bytes());
-            payload.extend_from_slice(&[0; 4]);
+            payload.extend_from_slice(&kind.to_le_bytes());
         }
         payload.append(&mut self.contents);
         self.to.section(tag::PAGES, self.sections, &payload)?;
@@ -73,7 +96,7 @@ pub fn write_memory<W: Write>(
 ) -> Result<u64, StateError> {
     /// Bytes that are looked at together.
     const PIECE: usize = MOST_PAGES * PAGE;
-    let mut batch = Batch { to, runs: Vec::new(), contents: Vec::new(), sections: 0, pages: 0 };
+    let mut batch = Batch::new(to);
     let mut piece = vec![0; PIECE];
     for region in memory.iter() {
         let start = region.start_addr().raw_value();
@@ -92,6 +115,29 @@ pub fn write_memory<W: Write>(
             }
             done += left as u64;
         }
+    }
+    batch.flush()?;
+    Ok(batch.pages)
+}
+
+/// Writes these pages again, in rising order: what they hold now, also zeroes.
+/// The number of pages with contents.
+///
+/// # Errors
+/// As [`StateWriter::section`], and [`StateError::Memory`].
+pub fn write_pages<W: Write>(
+    to: &mut StateWriter<W>,
+    memory: &GuestRam,
+    frames: impl IntoIterator<Item = u64>,
+) -> Result<u64, StateError> {
+    let mut batch = Batch::new(to);
+    let mut page = [0; PAGE];
+    for frame in frames {
+        let gpa = frame * PAGE as u64;
+        memory
+            .read_slice(&mut page, GuestAddress(gpa))
+            .map_err(|error| StateError::Memory { gpa, why: error.to_string() })?;
+        if is_zero(&page) { batch.add_zero(frame)? } else { batch.add(frame, &page)? }
     }
     batch.flush()?;
     Ok(batch.pages)
@@ -123,13 +169,13 @@ pub fn read_pages(section: &Section, memory: &GuestRam) -> Result<(), StateError
         let failed =
             |error: vm_memory::GuestMemoryError| StateError::Memory { gpa, why: error.to_string() };
         match u32::from_le_bytes([k0, k1, k2, k3]) {
-            0 => {
+            CONTENTS => {
                 let len = (pages as usize).checked_mul(PAGE).filter(|len| *len <= contents.len());
                 let (bytes, left) = contents.split_at(len.ok_or_else(short)?);
                 memory.write_slice(bytes, GuestAddress(gpa)).map_err(failed)?;
                 contents = left;
             }
-            1 if pages <= MOST_ZEROES => {
+            ZEROES if pages <= MOST_ZEROES => {
                 for page in 0..u64::from(pages) {
                     let at = GuestAddress(gpa).checked_add(page * PAGE as u64);
                     let at = at.ok_or_else(|| refused("a frame out of range"))?;
@@ -216,6 +262,31 @@ mod tests {
             let mut short = cut.clone();
             short.payload.truncate(len);
             assert!(read_pages(&short, &ram).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn pages_sent_again_have_their_new_contents() {
+        let (from, to) = (ram(), ram());
+        for frame in 0..20u64 {
+            from.write_obj(frame + 1, GuestAddress(frame * 4096)).unwrap();
+        }
+        let mut writer = StateWriter::new(Vec::new()).unwrap();
+        write_memory(&mut writer, &from).unwrap();
+        for (frame, value) in [(3u64, 0u64), (4, 0), (5, 77), (6, 0), (0xfeff9, 9)] {
+            from.write_obj(value, GuestAddress(frame * 4096)).unwrap();
+        }
+        let again = write_pages(&mut writer, &from, [3, 4, 5, 6, 1023, 0xfeff9]).unwrap();
+        assert_eq!(again, 2);
+        let (bytes, ..) = writer.finish().unwrap();
+        let mut reader = StateReader::new(bytes.as_slice()).unwrap();
+        while let Some(section) = reader.next_section().unwrap() {
+            read_pages(&section, &to).unwrap();
+        }
+        for frame in (0..1024u64).chain([0xfeff8, 0xfeff9]) {
+            let at = GuestAddress(frame * 4096);
+            let (sent, got) = (from.read_obj::<u64>(at).unwrap(), to.read_obj::<u64>(at).unwrap());
+            assert_eq!(sent, got, "frame {frame:#x}");
         }
     }
 

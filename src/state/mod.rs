@@ -20,7 +20,7 @@ pub use crate::clock::scaling::TscStart;
 pub use crate::xen::Bytes;
 pub use error::StateError;
 pub use file::AtomicFile;
-pub use memory::{MOST_PAGES, read_pages, write_memory};
+pub use memory::{MOST_PAGES, read_pages, write_memory, write_pages};
 pub use stream::{
     FormatVersion, HEADER_SIZE, MOST_PAYLOAD, Section, StateReader, StateWriter, Tag, tag,
 };

@@ -3,13 +3,18 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::clock_metrics::ClockMetrics;
+use super::exit::ExitReason;
 use super::machine::wallclock_error;
+use super::migrate::send::{Migration, migrate};
+use super::migrate::{MigrateError, MoveAddress};
 use super::pause::{Hold, NotStopped};
+use super::save::Savable;
 use super::vcpu::Shared;
 use crate::host::host_tsc;
 use crate::kvm::{HypercallMode, KvmClock};
@@ -74,6 +79,9 @@ pub struct Control {
     clock_reader: OnceLock<ClockReader>,
     /// The hold of [`pause`](Self::pause), beside those of others.
     paused: Mutex<Option<Hold>>,
+    /// What moves the machine, where that was prepared.
+    savable: OnceLock<Savable>,
+    migration: Arc<Migration>,
 }
 
 impl fmt::Debug for Control {
@@ -86,7 +94,8 @@ impl Control {
     pub(super) fn new(shared: Arc<Shared>, clock: Arc<KvmClock>, facts: Facts) -> Self {
         let begun = Instant::now();
         let (clock_reader, paused) = (OnceLock::new(), Mutex::default());
-        Self { shared, clock, facts, begun, clock_reader, paused }
+        let (savable, migration) = (OnceLock::new(), Arc::default());
+        Self { shared, clock, facts, begun, clock_reader, paused, savable, migration }
     }
 
     /// Says who knows the clocks best; only the first call counts. Without it
@@ -157,6 +166,48 @@ impl Control {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         if paused.is_none() {
             *paused = Some(self.hold(STOP_WITHIN)?);
+        }
+        Ok(())
+    }
+
+    /// Makes it possible to move the machine; only the first call counts.
+    pub fn set_savable(&self, savable: Savable) {
+        if self.savable.set(savable).is_err() {
+            tracing::debug!("the machine can be moved already");
+        }
+    }
+
+    /// The last migration that was asked for here.
+    pub fn migration(&self) -> &Migration {
+        &self.migration
+    }
+
+    /// Begins to move the guest to `to`, and ends the machine when it runs there.
+    ///
+    /// # Errors
+    /// [`MigrateError`], where it does not begin. What comes of it is in
+    /// [`migration`](Self::migration).
+    pub fn migrate(self: &Arc<Self>, to: MoveAddress) -> Result<(), MigrateError> {
+        if self.shared.pause.is_held() {
+            return Err(MigrateError::Paused);
+        }
+        self.migration.begin()?;
+        let control = Arc::clone(self);
+        let work = move || {
+            let Some(savable) = control.savable.get() else {
+                control.migration.failed(&MigrateError::Early);
+                return;
+            };
+            let end = || control.shared.end(ExitReason::Migrated);
+            if let Err(error) = migrate(savable, &to, &control.migration, end) {
+                tracing::warn!("{error}");
+            }
+        };
+        let spawned = thread::Builder::new().name("migrate".to_owned()).spawn(work);
+        if let Err(error) = spawned {
+            let error = MigrateError::Thread(error);
+            self.migration.failed(&error);
+            return Err(error);
         }
         Ok(())
     }

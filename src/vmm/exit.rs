@@ -21,13 +21,15 @@ pub enum ExitReason {
     Stopped,
     /// The guest was saved, and goes on elsewhere.
     Saved,
+    /// It goes on in another process.
+    Migrated,
 }
 
 impl ExitReason {
     /// The process's exit status for this end.
     pub fn status(&self) -> u8 {
         match self {
-            Self::Poweroff | Self::Reboot | Self::Saved => 0,
+            Self::Poweroff | Self::Reboot | Self::Saved | Self::Migrated => 0,
             Self::Crash(_) => 3,
             Self::Suspend | Self::Failed(_) | Self::Stopped => 1,
         }
@@ -44,6 +46,7 @@ impl fmt::Display for ExitReason {
             Self::Failed(how) => write!(f, "the machine failed: {how}"),
             Self::Stopped => f.write_str("stopped"),
             Self::Saved => f.write_str("the guest was saved"),
+            Self::Migrated => f.write_str("the guest runs elsewhere"),
         }
     }
 }
@@ -103,6 +106,7 @@ mod tests {
         assert_eq!(ExitReason::Poweroff.status(), 0);
         assert_eq!(ExitReason::Reboot.status(), 0);
         assert_eq!(ExitReason::Saved.status(), 0);
+        assert_eq!(ExitReason::Migrated.status(), 0);
         assert_eq!(ExitReason::Crash(String::new()).status(), 3);
         assert_eq!(ExitReason::Failed(String::new()).status(), 1);
     }

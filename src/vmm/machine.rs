@@ -20,6 +20,7 @@ use super::exit::{ExitLatch, ExitReason};
 use super::input::{self, RawTerminal};
 use super::load::{Loaded, check_cpus, load, make_memory, rewrite_hypercalls};
 use super::memory::{CONSOLE_PFN, PAGE_SIZE, XENSTORE_PFN};
+use super::migrate::{RamSlot, ram_slots};
 use super::output::{ConsoleOutput, ConsoleWriter};
 use super::pause::Pause;
 use super::power::PowerState;
@@ -71,6 +72,7 @@ pub struct Machine {
     /// How each vCPU's thread stood, if the guest was saved before.
     pub(super) saved: Option<Vec<PowerState>>,
     pub(super) clock: Arc<KvmClock>,
+    pub(super) slots: Arc<[RamSlot]>,
     pub(super) clock_service: Arc<ClockService>,
     pub(super) vmclock: bool,
     pub(super) kvm: Arc<Kvm>,
@@ -136,6 +138,7 @@ impl Machine {
         };
         let mut vm = XenVm::new(&kvm, &caps, &ram, XenVmConfig { vcpus: config.cpus, hypercalls })?;
         tracing::debug!("the VM is made");
+        let slots = ram_slots(&ram);
         let memory = GuestRamHandle::new(ram);
 
         let (consoles, writers) = Consoles::start(sink, config.console)?;
@@ -207,6 +210,7 @@ impl Machine {
             vcpus,
             saved: None,
             clock,
+            slots,
             clock_service,
             vmclock: config.vmclock,
             kvm: Arc::new(kvm),
@@ -294,6 +298,7 @@ impl Machine {
             rewritten_sites: self.rewritten_sites,
             serves_all_events: self.serves_all_events,
             console: self.console,
+            slots: Arc::clone(&self.slots),
         }
     }
 

@@ -18,6 +18,7 @@ pub mod load;
 pub mod loader;
 pub mod machine;
 pub mod memory;
+pub mod migrate;
 pub mod output;
 pub mod pause;
 mod power;

@@ -21,6 +21,7 @@ use super::exit::ExitLatch;
 use super::load::{check_cpus, make_memory};
 use super::machine::{Consoles, Machine, clock_service, platform, random_uuid, serial_line, stubs};
 use super::memory::PAGE_SIZE;
+use super::migrate::ram_slots;
 use super::pause::Pause;
 use super::power::PowerState;
 use super::quiesce::Quiesce;
@@ -148,6 +149,13 @@ impl SavedGuest {
     /// As [`SavedGuest::open`].
     pub fn read(from: impl Read) -> Result<Self, MachineError> {
         let mut reader = StateReader::new(from)?;
+        let saved = Self::read_from(&mut reader)?;
+        reader.finish()?;
+        Ok(saved)
+    }
+
+    /// Reads the sections of a stream that may go on after its end.
+    pub(super) fn read_from(reader: &mut StateReader<impl Read>) -> Result<Self, MachineError> {
         let first = reader.next_section()?.ok_or(StateError::Missing { tag: tag::MACHINE })?;
         if first.tag != tag::MACHINE {
             return Err(StateError::Missing { tag: tag::MACHINE }.into());
@@ -182,7 +190,6 @@ impl SavedGuest {
                 tag => tracing::debug!(%tag, "a section that is not known is left out"),
             }
         }
-        reader.finish()?;
         if vcpus.len() != machine.cpus as usize {
             return Err(StateError::Missing { tag: tag::VCPU }.into());
         }
@@ -255,6 +262,19 @@ impl Machine {
     ) -> Result<(Self, RestoredTime), MachineError> {
         let saved = SavedGuest::open(&config.path)?;
         tracing::debug!("the saved guest is read");
+        Self::go_on(saved, config, sink)
+    }
+
+    /// As [`Machine::restore`], with a guest that was read already; the path is
+    /// not looked at.
+    ///
+    /// # Errors
+    /// As [`Machine::restore`].
+    pub fn go_on(
+        saved: SavedGuest,
+        config: &RestoreConfig,
+        sink: Box<dyn Write + Send>,
+    ) -> Result<(Self, RestoredTime), MachineError> {
         let (kvm, caps) = Capabilities::probe(&config.kvm_device)?;
         let caps = config.without.iter().copied().fold(caps, Capabilities::without);
         check_cpus(saved.machine.cpus, caps.max_vcpus.min(MAX_VCPUS))?;
@@ -266,6 +286,7 @@ impl Machine {
         let vm_config = XenVmConfig { vcpus: saved.machine.cpus, hypercalls };
         let mut vm = XenVm::restored(&kvm, &caps, &saved.ram, vm_config, &tsc)?;
         check_xsave(&vm.vm)?;
+        let slots = ram_slots(&saved.ram);
         let memory = GuestRamHandle::new(saved.ram);
         let guest_memory = memory.clone();
         let shown = config.console.unwrap_or(match saved.machine.console {
@@ -366,6 +387,7 @@ impl Machine {
             vcpus,
             saved: Some(saved.vcpus.iter().map(power).collect()),
             clock,
+            slots,
             kvm: Arc::new(kvm),
             tsc_khz: saved.clock.tsc_khz,
             memory: saved.machine.memory,

@@ -11,6 +11,7 @@ use vm_superio::serial::SerialState;
 
 use super::clock_service::ClockService;
 use super::config::Console;
+use super::migrate::RamSlot;
 use super::power::PowerState;
 use super::quiesce::{Job, NotStopped};
 use super::restore::{HostTimeError, host_now};
@@ -22,11 +23,11 @@ use crate::kvm::{
     serve_requests,
 };
 use crate::state::{AtomicFile, StateError, StateWriter, StoppedClock, tag, write_memory};
-use crate::xen::{Clock, RestoreError};
+use crate::xen::{Clock, DomainState, RestoreError};
 
 /// How long the vCPUs have to stop. A guest that prints to a console that nobody
 /// reads may be held up.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// The machine: the first section, `MACH`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,6 +191,16 @@ pub struct Savable {
     pub serves_all_events: bool,
     /// Which console is shown.
     pub console: Console,
+    /// KVM's slots of the memory that it began with.
+    pub slots: Arc<[RamSlot]>,
+}
+
+/// What is small of a machine, read while it stands still.
+pub(super) struct Small {
+    domain: DomainState,
+    irqchip: IrqchipState,
+    vmclock: Option<VmClockSection>,
+    pub(super) stopped: StoppedClock,
 }
 
 impl Savable {
@@ -227,7 +238,7 @@ impl Savable {
     }
 
     /// Has each vCPU's thread read its vCPU.
-    fn vcpus(
+    pub(super) fn vcpus(
         &self,
         on_each: &dyn Fn(Job<VcpuParts>),
         indices: &[u32],
@@ -266,27 +277,12 @@ impl Savable {
         vmclock: Option<VmClockSection>,
         began: Instant,
     ) -> Result<SaveReport, SaveError> {
-        let stopped = self.stopped_clock()?;
-        let domain = self.shared.domain.snapshot()?;
-        let irqchip = IrqchipState::read(&self.shared.vm).map_err(call("KVM_GET_IRQCHIP"))?;
+        let small = self.small(vmclock)?;
         let memory = self.shared.domain.memory();
         let mut writer = StateWriter::new(BufWriter::with_capacity(1 << 20, file))?;
         writer.value(tag::MACHINE, 0, &self.machine(&memory))?;
         let pages = write_memory(&mut writer, &memory)?;
-        writer.value(tag::DOMAIN, 0, &domain)?;
-        for (id, vcpu) in (0u32..).zip(vcpus) {
-            writer.value(tag::VCPU, id, vcpu)?;
-        }
-        writer.value(tag::IRQCHIP, 0, &irqchip)?;
-        writer.value(tag::PLATFORM, 0, &self.shared.platform.snapshot())?;
-        writer.value(tag::SERIAL, 0, &self.shared.devices.snapshot())?;
-        if self.shared.domain.config().store_page.is_some() {
-            writer.value(tag::XENSTORE, 0, &self.shared.domain.xenstore_state())?;
-        }
-        if let Some(vmclock) = &vmclock {
-            writer.value(tag::VMCLOCK, 0, vmclock)?;
-        }
-        writer.value(tag::CLOCK, 0, &stopped)?;
+        self.write_small(&mut writer, vcpus, &small)?;
         let (mut buffered, bytes, page_bytes) = writer.finish()?;
         let flushed = buffered.flush().and_then(|()| buffered.into_inner().map_err(Into::into));
         let what = "writing the state";
@@ -296,11 +292,43 @@ impl Savable {
             beyond_memory: bytes - page_bytes,
             pages,
             stopped_for: began.elapsed(),
-            guest_tsc: stopped.guest_tsc,
+            guest_tsc: small.stopped.guest_tsc,
         })
     }
 
-    fn machine(&self, memory: &crate::pages::GuestRam) -> MachineState {
+    /// What is read of a machine that stands still, beside memory and vCPUs.
+    pub(super) fn small(&self, vmclock: Option<VmClockSection>) -> Result<Small, SaveError> {
+        let stopped = self.stopped_clock()?;
+        let domain = self.shared.domain.snapshot()?;
+        let irqchip = IrqchipState::read(&self.shared.vm).map_err(call("KVM_GET_IRQCHIP"))?;
+        Ok(Small { domain, irqchip, vmclock, stopped })
+    }
+
+    /// Everything but the machine and its memory, the clock last.
+    pub(super) fn write_small<W: Write>(
+        &self,
+        writer: &mut StateWriter<W>,
+        vcpus: &[VcpuSection],
+        small: &Small,
+    ) -> Result<(), SaveError> {
+        writer.value(tag::DOMAIN, 0, &small.domain)?;
+        for (id, vcpu) in (0u32..).zip(vcpus) {
+            writer.value(tag::VCPU, id, vcpu)?;
+        }
+        writer.value(tag::IRQCHIP, 0, &small.irqchip)?;
+        writer.value(tag::PLATFORM, 0, &self.shared.platform.snapshot())?;
+        writer.value(tag::SERIAL, 0, &self.shared.devices.snapshot())?;
+        if self.shared.domain.config().store_page.is_some() {
+            writer.value(tag::XENSTORE, 0, &self.shared.domain.xenstore_state())?;
+        }
+        if let Some(vmclock) = &small.vmclock {
+            writer.value(tag::VMCLOCK, 0, vmclock)?;
+        }
+        writer.value(tag::CLOCK, 0, &small.stopped)?;
+        Ok(())
+    }
+
+    pub(super) fn machine(&self, memory: &crate::pages::GuestRam) -> MachineState {
         MachineState {
             program: concat!("kvm-xen ", env!("CARGO_PKG_VERSION")).to_owned(),
             memory: self.memory,
@@ -349,6 +377,6 @@ impl Savable {
     }
 }
 
-fn call(call: &'static str) -> impl FnOnce(vmm_sys_util::errno::Error) -> SaveError {
+pub(super) fn call(call: &'static str) -> impl FnOnce(vmm_sys_util::errno::Error) -> SaveError {
     move |error| SaveError::Call { call, error }
 }

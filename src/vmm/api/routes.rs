@@ -2,9 +2,12 @@
 //! handler, and its path in `docs/openapi.yaml`, which a test holds against
 //! this table.
 
+use std::sync::Arc;
+
 use super::http::{Request, Response};
 use super::prometheus;
 use crate::vmm::control::Control;
+use crate::vmm::migrate::MigrateError;
 
 /// One thing that can be asked.
 pub struct Route {
@@ -13,7 +16,7 @@ pub struct Route {
     /// Without parameters.
     pub path: &'static str,
     /// Answers it. It may wait, for a bounded time: each client has a thread.
-    pub handler: fn(&Control, &Request) -> Response,
+    pub handler: fn(&Arc<Control>, &Request) -> Response,
 }
 
 /// All of them.
@@ -34,10 +37,24 @@ pub static ROUTES: &[Route] = &[
             status(control)
         },
     },
+    Route {
+        method: "GET",
+        path: "/v1/migrate",
+        handler: |control, _| Response::json(&control.migration().tell()),
+    },
+    Route { method: "PUT", path: "/v1/migrate", handler: migrate },
+    Route {
+        method: "PUT",
+        path: "/v1/migrate/cancel",
+        handler: |control, _| {
+            control.migration().cancel();
+            Response::json(&control.migration().progress())
+        },
+    },
 ];
 
 /// The answer to `request`.
-pub fn answer(control: &Control, request: &Request) -> Response {
+pub fn answer(control: &Arc<Control>, request: &Request) -> Response {
     let method = if request.method == "HEAD" { "GET" } else { request.method.as_str() };
     let here = || ROUTES.iter().filter(|route| route.path == request.path);
     if let Some(route) = here().find(|route| route.method == method) {
@@ -64,6 +81,30 @@ fn pause(control: &Control) -> Response {
     match control.pause() {
         Ok(()) => status(control),
         Err(error) => Response::error(503, &error.to_string()),
+    }
+}
+
+/// Where to.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Destination {
+    to: String,
+}
+
+fn migrate(control: &Arc<Control>, request: &Request) -> Response {
+    let refused =
+        |status, error: &dyn std::fmt::Display| Response::error(status, &error.to_string());
+    let to = match serde_json::from_slice::<Destination>(&request.body) {
+        Ok(destination) => destination.to.parse(),
+        Err(error) => return refused(400, &format_args!("not {{\"to\": ADDRESS}}: {error}")),
+    };
+    match to {
+        Err(error) => refused(400, &error),
+        Ok(to) => match control.migrate(to) {
+            Ok(()) => Response::json(&control.migration().progress()),
+            Err(error @ MigrateError::Thread(_)) => refused(503, &error),
+            Err(error) => refused(409, &error),
+        },
     }
 }
 

@@ -1,0 +1,148 @@
+//! `kvm-xen receive` and `kvm-xen migrate`: a guest moves to another process.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::args::{ConsoleArg, MigrateArgs, ReceiveArgs};
+use super::run::{CliError, run_to_end};
+use crate::vmm::api::ApiServer;
+use crate::vmm::api::http::Limits;
+use crate::vmm::api::socket::ApiSocket;
+use crate::vmm::config::{Console, MachineError};
+use crate::vmm::exit::ExitReason;
+use crate::vmm::machine::Machine;
+use crate::vmm::migrate::receive;
+use crate::vmm::migrate::send::{Migration, migrate};
+use crate::vmm::migrate::{MoveAddress, Phase, Progress};
+use crate::vmm::restore::RestoreConfig;
+
+pub fn receive(args: &ReceiveArgs) -> Result<ExitCode, CliError> {
+    let at: MoveAddress = args.at.parse()?;
+    let console = args.console.map(|console| match console {
+        ConsoleArg::Serial => Console::Serial,
+        ConsoleArg::Hvc => Console::Hvc,
+        ConsoleArg::None => Console::None,
+    });
+    let config = RestoreConfig {
+        path: at.path().to_owned(),
+        time: args.time.into(),
+        kvm_device: args.kvm.kvm_device.clone(),
+        without: args.kvm.without.iter().copied().map(Into::into).collect(),
+        console,
+        input: console != Some(Console::None),
+        on_restored: Vec::new(),
+    };
+    let socket = args.api_socket.as_deref().map(ApiSocket::bind).transpose()?;
+    let waiting = || tracing::info!(at = args.at, "waiting for a guest");
+    let sink = Box::new(std::io::stdout());
+    let (machine, _) = receive::receive(&at, &config, sink, waiting)?;
+    let server = socket
+        .map(|socket| ApiServer::start(socket, machine.control(), Limits::default()))
+        .transpose();
+    if let Err(error) = &server {
+        // The guest is ours now: it runs, with or without.
+        super::complain(format_args!("no control socket: {error}"));
+    }
+    let status = run_to_end(machine, &args.save);
+    drop(server);
+    status
+}
+
+/// Has a running process move its guest, and shows how far it is.
+pub fn ask(args: &MigrateArgs) -> Result<ExitCode, CliError> {
+    args.to.parse::<MoveAddress>()?;
+    let body = serde_json::json!({ "to": args.to }).to_string();
+    let mut progress = request(&args.api_socket, "PUT", &body)?;
+    let mut shown = 0;
+    loop {
+        if progress.rounds != shown {
+            shown = progress.rounds;
+            super::say(format_args!(
+                "round {shown}: {} MiB sent, {} KiB remain, {} MiB/s, estimated downtime {} ms\n",
+                progress.sent_bytes >> 20,
+                progress.remaining_bytes >> 10,
+                progress.rate_bytes_per_s >> 20,
+                progress.estimated_downtime_ns / 1_000_000,
+            ));
+        }
+        match progress.phase {
+            Phase::Done => {
+                super::say(format_args!(
+                    "migrated: {} rounds, {} MiB in {} ms, the guest stood still for {} ms\n",
+                    progress.rounds,
+                    progress.sent_bytes >> 20,
+                    progress.total_ns / 1_000_000,
+                    progress.downtime_ns / 1_000_000,
+                ));
+                return Ok(ExitCode::SUCCESS);
+            }
+            Phase::Failed => {
+                let why = progress.error.unwrap_or_else(|| "the migration failed".to_owned());
+                return Err(CliError::Check(why));
+            }
+            Phase::None | Phase::Copying | Phase::Stopped => {}
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        progress = request(&args.api_socket, "GET", "")?;
+    }
+}
+
+/// Asks the process behind a control socket for `/v1/migrate`.
+fn request(socket: &Path, method: &str, body: &str) -> Result<Progress, CliError> {
+    let failed = |why: &dyn std::fmt::Display| {
+        CliError::Check(format!("control socket {}: {why}", socket.display()))
+    };
+    let ask = || -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        write!(
+            stream,
+            "{method} /v1/migrate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.take(1 << 20).read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().map_err(|error| failed(&error))?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| failed(&"no answer"))?;
+    if !head.starts_with("HTTP/1.1 200 ") {
+        let value: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        let why = value.get("error").and_then(serde_json::Value::as_str);
+        return Err(failed(&why.unwrap_or("an answer that is none")));
+    }
+    serde_json::from_str(body).map_err(|error| failed(&error))
+}
+
+/// Migrates `machine` once it has run for so long. A failure is told, and the
+/// guest goes on.
+pub(super) fn migrate_after(
+    machine: &Machine,
+    to: &str,
+    after_ms: u64,
+) -> Result<JoinHandle<()>, CliError> {
+    let (savable, to) = (machine.savable(), to.parse::<MoveAddress>()?);
+    let work = move || {
+        std::thread::sleep(Duration::from_millis(after_ms));
+        let end = || savable.shared.end(ExitReason::Migrated);
+        match migrate(&savable, &to, &Migration::default(), end) {
+            Ok(done) => tracing::info!(
+                rounds = done.rounds,
+                sent_bytes = done.sent_bytes,
+                rate_bytes_per_s = done.rate_bytes_per_s,
+                downtime_us = done.downtime_ns / 1000,
+                total_us = done.total_ns / 1000,
+                "the guest is migrated"
+            ),
+            Err(error) => super::complain(&error),
+        }
+    };
+    let thread = std::thread::Builder::new().name("migrate".to_owned()).spawn(work);
+    let failed = |error| MachineError::Host { what: "the migrating thread", error };
+    thread.map_err(failed).map_err(CliError::from)
+}

@@ -1,0 +1,301 @@
+//! The source: memory in rounds while the guest runs, then the guest stops.
+
+use std::io::{BufWriter, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+
+use super::dirty::DirtyLog;
+use super::handover::{self, greet, hand_over};
+use super::{MigrateError, MoveAddress, Phase, Progress, ns};
+use crate::kvm::{check_xsave, saved_msrs};
+use crate::pages::GuestRam;
+use crate::state::{StateError, StateWriter, tag, write_memory, write_pages};
+use crate::vmm::save::{STOP_WITHIN, Savable, SaveError, VmClockSection, call};
+
+const PAGE: u64 = 4096;
+/// Rounds before the guest stops whatever is left.
+const MOST_ROUNDS: u32 = 12;
+/// It stops when the rest takes no longer than this.
+const SHORT: Duration = Duration::from_millis(20);
+/// The destination's greeting, and one piece of memory on its way.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The same while the guest stands still; making the machine too.
+const STOPPED_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A migration that others look at.
+#[derive(Debug, Default)]
+pub struct Migration {
+    progress: Mutex<Progress>,
+    cancelled: AtomicBool,
+    /// Its end was told.
+    told: AtomicBool,
+}
+
+impl Migration {
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Begins one, unless one is under way or through.
+    ///
+    /// # Errors
+    /// [`MigrateError::Busy`].
+    pub fn begin(&self) -> Result<(), MigrateError> {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(progress.phase, Phase::Copying | Phase::Stopped | Phase::Done) {
+            return Err(MigrateError::Busy);
+        }
+        *progress = Progress { phase: Phase::Copying, ..Progress::default() };
+        self.cancelled.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// It did not begin.
+    pub(in crate::vmm) fn failed(&self, error: &MigrateError) {
+        self.change(|progress| {
+            (progress.phase, progress.error) = (Phase::Failed, Some(error.to_string()));
+        });
+    }
+
+    /// How far it is, for somebody who asked for it and waits for its end.
+    pub fn tell(&self) -> Progress {
+        let progress = self.progress();
+        if progress.phase == Phase::Done {
+            self.told.store(true, Ordering::SeqCst);
+        }
+        progress
+    }
+
+    /// Waits until its end was told to somebody, if anybody asked for it.
+    pub fn wait_told(&self, within: Duration) {
+        let began = Instant::now();
+        while self.progress().phase != Phase::None
+            && !self.told.load(Ordering::SeqCst)
+            && began.elapsed() < within
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it while memory is copied; later it is too late.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+    }
+
+    fn check(&self) -> Result<(), MigrateError> {
+        if self.cancelled.load(Ordering::SeqCst) { Err(MigrateError::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Counts what goes through, and ends a migration that was cancelled.
+struct Watched<'a> {
+    stream: &'a UnixStream,
+    sent: u64,
+    migration: &'a Migration,
+}
+
+impl Write for Watched<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.migration.cancelled.load(Ordering::SeqCst) {
+            return Err(std::io::Error::other("cancelled"));
+        }
+        let mut stream = self.stream;
+        let count = stream.write(bytes)?;
+        self.sent += count as u64;
+        let sent = self.sent;
+        self.migration.change(|progress| progress.sent_bytes = sent);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Moves the guest of `source` to `to`, and does `and_then` when it runs there,
+/// before anything of it could go on here: end it. What `migration` shows is up
+/// to date all the time.
+///
+/// # Errors
+/// [`MigrateError`]: the guest runs here, untouched.
+pub fn migrate(
+    source: &Savable,
+    to: &MoveAddress,
+    migration: &Migration,
+    and_then: impl FnOnce(),
+) -> Result<Progress, MigrateError> {
+    let began = Instant::now();
+    let moved = connect(to).and_then(|stream| {
+        rounds(source, &stream, migration, and_then)
+            .map_err(|error| explain(error, &stream, migration))
+    });
+    migration.change(|progress| {
+        progress.total_ns = ns(began.elapsed());
+        match &moved {
+            Ok(downtime) => {
+                (progress.phase, progress.downtime_ns) = (Phase::Done, ns(*downtime));
+                progress.remaining_bytes = 0;
+            }
+            Err(error) => {
+                (progress.phase, progress.error) = (Phase::Failed, Some(error.to_string()));
+            }
+        }
+    });
+    moved.map(|_| migration.progress())
+}
+
+/// A connection that broke: by whom, where that can be known.
+fn explain(error: MigrateError, mut stream: &UnixStream, migration: &Migration) -> MigrateError {
+    let broke = matches!(
+        error,
+        MigrateError::State(StateError::Io { .. })
+            | MigrateError::Save(SaveError::State(StateError::Io { .. }))
+    );
+    if !broke {
+        return error;
+    }
+    if let Err(cancelled) = migration.check() {
+        return cancelled;
+    }
+    handover::reason(&mut stream).map_or(error, MigrateError::Handover)
+}
+
+fn connect(to: &MoveAddress) -> Result<UnixStream, MigrateError> {
+    let path = to.path().to_owned();
+    let mut stream =
+        UnixStream::connect(to.path()).map_err(|error| MigrateError::Connect { path, error })?;
+    greet(&mut stream, PATIENCE)?;
+    Ok(stream)
+}
+
+fn limit(stream: &UnixStream, within: Duration) -> Result<(), MigrateError> {
+    let what = "setting a time limit";
+    let set = stream.set_write_timeout(Some(within));
+    Ok(set.map_err(|error| StateError::Io { what, error })?)
+}
+
+/// All of it; how long the guest stood still.
+fn rounds(
+    source: &Savable,
+    stream: &UnixStream,
+    migration: &Migration,
+    and_then: impl FnOnce(),
+) -> Result<Duration, MigrateError> {
+    // What can go wrong before the guest is stopped does.
+    check_xsave(&source.shared.vm).map_err(SaveError::from)?;
+    let indices = saved_msrs(&source.kvm).map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
+    limit(stream, PATIENCE)?;
+    let memory = source.shared.domain.memory();
+    let memory: std::sync::Arc<GuestRam> = std::sync::Arc::new(GuestRam::clone(&memory));
+    let log = DirtyLog::start(&source.shared.vm, std::sync::Arc::clone(&memory), &source.slots)?;
+    let to = Watched { stream, sent: 0, migration };
+    let mut writer = StateWriter::new(BufWriter::with_capacity(1 << 20, to))?;
+    writer.value(tag::MACHINE, 0, &source.machine(&memory))?;
+    migration.change(|progress| {
+        progress.rounds = 1;
+        progress.remaining_bytes = memory.iter().map(GuestMemoryRegion::len).sum();
+    });
+    let mut round_began = Instant::now();
+    let mut pages = write_memory(&mut writer, &memory)?;
+    let mut pending = log.take()?;
+    for round in 2u32.. {
+        migration.check()?;
+        let took = round_began.elapsed();
+        let rate = per_second(pages * PAGE, took);
+        let left = pending.len() as u64 * PAGE;
+        let estimate = duration_of(left, rate);
+        migration.change(|progress| {
+            progress.remaining_bytes = left;
+            progress.rate_bytes_per_s = rate;
+            progress.estimated_downtime_ns = ns(estimate);
+        });
+        tracing::debug!(round = round - 1, pages, ?took, left, "a round of memory");
+        if estimate <= SHORT || round > MOST_ROUNDS {
+            break;
+        }
+        migration.change(|progress| progress.rounds = round);
+        round_began = Instant::now();
+        pages = write_pages(&mut writer, &memory, pending)?;
+        pending = log.take()?;
+    }
+    let quiesce = &source.shared.quiesce;
+    limit(stream, STOPPED_PATIENCE)?;
+    let stopped = Instant::now();
+    let kick = || source.shared.kick_all();
+    let moved = quiesce.stopped(STOP_WITHIN, kick, |on_each| {
+        migration.change(|progress| progress.phase = Phase::Stopped);
+        let halted = stopped.elapsed();
+        source.shared.platform.hold_timers();
+        let sections = source.vcpus(on_each, &indices);
+        let markers = source.clock_service.markers();
+        let vmclock = markers.map(|(disruption_marker, generation)| VmClockSection {
+            disruption_marker,
+            generation,
+        });
+        let moved = sections.map_err(MigrateError::from).and_then(|vcpus| {
+            source.clock_service.while_still(|| {
+                let small = source.small(vmclock)?;
+                if !same_regions(&memory, &source.shared.domain.memory()) {
+                    return Err(MigrateError::Regions);
+                }
+                let mut last = log.take()?;
+                last.append(&mut pending);
+                last.sort_unstable();
+                last.dedup();
+                let count = last.len();
+                write_pages(&mut writer, &memory, last)?;
+                source.write_small(&mut writer, &vcpus, &small)?;
+                let (mut buffered, bytes, page_bytes) = writer.finish()?;
+                let what = "sending the state";
+                buffered.flush().map_err(|error| StateError::Io { what, error })?;
+                let written = stopped.elapsed();
+                let mut stream = stream;
+                hand_over(&mut stream, STOPPED_PATIENCE)?;
+                tracing::info!(
+                    halted_us = halted.as_micros(),
+                    written_us = written.as_micros(),
+                    moved_us = stopped.elapsed().as_micros(),
+                    last_pages = count,
+                    beyond_memory = bytes - page_bytes,
+                    guest_tsc = small.stopped.guest_tsc,
+                    "the guest runs elsewhere"
+                );
+                Ok(stopped.elapsed())
+            })
+        });
+        if moved.is_ok() {
+            and_then();
+        }
+        source.shared.platform.release_timers();
+        moved
+    });
+    moved?
+}
+
+fn same_regions(one: &GuestRam, other: &GuestRam) -> bool {
+    let regions = |of: &GuestRam| -> Vec<_> {
+        of.iter().map(|region| (region.start_addr().raw_value(), region.len())).collect()
+    };
+    regions(one) == regions(other)
+}
+
+/// Bytes a second, at least 1.
+fn per_second(bytes: u64, took: Duration) -> u64 {
+    let rate = u128::from(bytes) * 1_000_000_000 / took.as_nanos().max(1);
+    u64::try_from(rate).unwrap_or(u64::MAX).max(1)
+}
+
+fn duration_of(bytes: u64, rate: u64) -> Duration {
+    let ns = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+}
