@@ -7,6 +7,7 @@ mod demo;
 mod evidence;
 mod masterclock;
 mod probe;
+mod remote;
 mod restore;
 mod run;
 mod table;
@@ -32,6 +33,10 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Restore(args) => restore::restore(&args),
+        Command::Save(args) => remote::save(&args),
+        Command::Suspend(args) => remote::suspend(&args),
+        Command::Resume(args) => remote::resume(&args),
+        Command::Pause(args) => remote::pause(&args),
         Command::Probe(args) => probe::probe(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Clock(args) => clock::clock(&args),

@@ -136,10 +136,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     // Bound before there is a guest: a path that can not be is told at once.
     let socket = args.api_socket.as_deref().map(ApiSocket::bind).transpose()?;
     let machine = Machine::new(&config, Box::new(std::io::stdout()))?;
-    let server = socket
-        .map(|socket| ApiServer::start(socket, machine.control(), Limits::default()))
-        .transpose()
-        .map_err(CliError::ApiThread)?;
+    let server = serve(socket, &machine)?;
     if machine.rewritten_sites() > 0 {
         // The guest's code is not what its file holds: whoever debugs it must know.
         super::complain(format_args!(
@@ -154,6 +151,17 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let status = run_to_end(machine, &args.save);
     drop(server);
     status
+}
+
+/// Serves a machine's control socket, if it has one.
+pub(super) fn serve(
+    socket: Option<ApiSocket>,
+    machine: &Machine,
+) -> Result<Option<ApiServer>, CliError> {
+    socket
+        .map(|socket| ApiServer::start(socket, machine.control(), Limits::default()))
+        .transpose()
+        .map_err(CliError::ApiThread)
 }
 
 /// Runs a machine to its end, and saves it where that is asked for.

@@ -26,7 +26,7 @@ impl Workers {
                     (Arc::clone(&pause), Arc::clone(&count), Arc::clone(&stop));
                 thread::spawn(move || {
                     while !stop.load(Ordering::SeqCst) {
-                        pause.pass();
+                        pause.pass(|| false, || ());
                         count.fetch_add(1, Ordering::SeqCst);
                         thread::yield_now();
                     }
@@ -109,7 +109,7 @@ fn who_begins_during_a_hold_does_not_go_in() {
         let pause = Arc::clone(&pause);
         thread::spawn(move || {
             pause.enter();
-            let stayed = pause.pass();
+            let stayed = pause.pass(|| false, || ());
             pause.leave();
             stayed
         })
