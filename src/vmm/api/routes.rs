@@ -34,11 +34,7 @@ pub static ROUTES: &[Route] = &[
     },
     Route { method: "GET", path: "/metrics", handler: |control, _| metrics(control) },
     Route { method: "PUT", path: "/v1/pause", handler: |control, _| pause(control) },
-    Route {
-        method: "PUT",
-        path: "/v1/resume",
-        handler: resume,
-    },
+    Route { method: "PUT", path: "/v1/resume", handler: resume },
     Route { method: "PUT", path: "/v1/suspend", handler: |control, _| suspend(control) },
     Route { method: "PUT", path: "/v1/save", handler: save },
 ];
@@ -107,8 +103,9 @@ pub struct Saved {
 }
 
 fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Response> {
-    serde_json::from_slice(&request.body)
-        .map_err(|error| Response::error(400, &format!("the body is not what this path takes: {error}")))
+    serde_json::from_slice(&request.body).map_err(|error| {
+        Response::error(400, &format!("the body is not what this path takes: {error}"))
+    })
 }
 
 fn suspend(control: &Control) -> Response {
