@@ -317,7 +317,10 @@ impl Machine {
         }
         // After the TSC and the local APICs, to which they are delivered.
         match domain.suspended_since_ns() {
-            Some(since_ns) => go_on_anew(&domain, &saved.clock, since_ns, host_khz)?,
+            Some(since_ns) => {
+                let now_ns = || vm.clock.system_time_ns();
+                go_on_anew(&domain, &saved.clock, since_ns, host_khz, now_ns)?;
+            }
             // What the guest's clock shows since the stop it did not run: all of the gap
             // with advance, what the restore itself took with freeze.
             None => {
@@ -399,8 +402,10 @@ fn go_on_anew(
     clock: &StoppedClock,
     since_ns: u64,
     host_khz: u32,
+    system_time_ns: impl Fn() -> u64,
 ) -> Result<(), MachineError> {
     let now = host_now(host_khz)?;
+    let counted_ns = i128::from(system_time_ns().saturating_sub(stopped_ns(clock)?));
     let before_ns = i128::from(stopped_ns(clock)?.saturating_sub(since_ns));
     let away_ns = Tai::from_units(now.tai.since(Tai::from_units(clock.tai))).ns_floor();
     let gap_ns = before_ns.saturating_add(away_ns).max(0);
@@ -416,7 +421,9 @@ fn go_on_anew(
     };
     domain.resume(Resumed::Anew).map_err(failed)?;
     (0..domain.config().vcpus).for_each(|vcpu| domain.vcpu_resumed(vcpu));
-    tracing::info!(%gap_ns, "the guest was suspended, and goes on anew");
+    // What the guest's TSC did not count of the gap.
+    let stood_ns = away_ns.saturating_sub(counted_ns);
+    tracing::info!(%gap_ns, %stood_ns, "the guest was suspended, and goes on anew");
     Ok(())
 }
 

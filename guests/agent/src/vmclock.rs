@@ -73,7 +73,8 @@ pub fn report(console: &mut Console, time: Duration) {
                 tally.readings += 1;
                 let agrees = agrees(&mut crates, &reading);
                 tally.agree += u64::from(agrees != Some(false));
-                if first {
+                let copy = |line: Line| (line.disruption_marker, line.generation);
+                if first || last.is_some_and(|last| copy(last) != copy(reading.line)) {
                     print(console, &reading, agrees);
                 }
                 if last.is_some_and(|last| last.disruption_marker != reading.line.disruption_marker)
