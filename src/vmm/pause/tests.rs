@@ -127,3 +127,43 @@ fn the_end_of_the_machine_lets_everybody_go() {
     workers.end();
     drop(hold);
 }
+
+#[test]
+fn who_stays_does_what_is_wanted_and_stays_on() {
+    let pause = Arc::new(Pause::new(1));
+    let (wanted, went_on) = (AtomicBool::new(false), AtomicBool::new(false));
+    let served = AtomicU64::new(0);
+    pause.enter();
+    thread::scope(|scope| {
+        let worker = Arc::clone(&pause);
+        let (wanted, went_on, served) = (&wanted, &went_on, &served);
+        scope.spawn(move || {
+            let is_wanted = || wanted.load(Ordering::SeqCst);
+            let serve = || {
+                wanted.store(false, Ordering::SeqCst);
+                served.fetch_add(1, Ordering::SeqCst);
+            };
+            while !worker.is_held() {
+                thread::yield_now();
+            }
+            assert!(worker.pass(is_wanted, serve));
+            went_on.store(true, Ordering::SeqCst);
+            worker.leave();
+        });
+        let hold = pause.hold(SOON, || {}).unwrap();
+        for round in 1..=20 {
+            wanted.store(true, Ordering::SeqCst);
+            pause.nudge();
+            let begin = Instant::now();
+            while served.load(Ordering::SeqCst) < round {
+                assert!(begin.elapsed() < SOON, "never served");
+                thread::yield_now();
+            }
+        }
+        // Held all the while: a second hold has nothing to wait for.
+        drop(pause.hold(Duration::ZERO, || {}).unwrap());
+        assert!(!went_on.load(Ordering::SeqCst));
+        drop(hold);
+    });
+    assert!(went_on.load(Ordering::SeqCst));
+}
