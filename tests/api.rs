@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use api::client::{Answer, request, send};
 use api::machine::{Machine, kvm_xen};
-use kvm_xen::vmm::api::routes::ROUTES;
+use kvm_xen::vmm::api::routes::{ROUTES, Saved};
 use kvm_xen::vmm::clock_metrics::ClockMetrics;
 use kvm_xen::vmm::control::Status;
 use kvm_xen::vmm::migrate::Progress;
@@ -102,6 +102,57 @@ fn the_openapi_schemas_have_the_fields() {
     };
     agrees("Status", &serde_json::to_value(status).expect("JSON"));
     agrees("Progress", &serde_json::to_value(Progress::default()).expect("JSON"));
+    agrees("Saved", &serde_json::to_value(Saved::default()).expect("JSON"));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_machine_is_saved_running_and_paused_and_ends_by_it() {
+    let machine = Machine::start(2, 60);
+    machine.await_work();
+    let directory = tempfile::tempdir().expect("a directory");
+    let put = |path: &str, body: &str| {
+        let length = body.len();
+        let text = format!(
+            "PUT {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        send(&machine.socket, text.as_bytes()).expect("an answer")
+    };
+    let save = |name: &str, go_on: bool| {
+        let file = directory.path().join(name);
+        let body = serde_json::json!({ "file": file, "go_on": go_on }).to_string();
+        let answer = put("/v1/save", &body);
+        assert_eq!(answer.status, 200, "{name}: {}", answer.body);
+        let saved: Value = serde_json::from_str(&answer.body).expect("JSON");
+        agrees("Saved", &saved);
+        let bytes = std::fs::metadata(&file).expect("the file").len();
+        assert_eq!(saved["bytes"].as_u64(), Some(bytes));
+        assert!(saved["bytes_beyond_memory"].as_u64() < Some(256 << 10), "{saved}");
+    };
+    save("running", true);
+    machine.await_work();
+    assert_eq!(put("/v1/pause", "").status, 200);
+    // Twice: its threads stand where they stood.
+    save("paused", true);
+    save("paused-again", true);
+    assert_eq!(machine.get("/v1/status")["state"], "paused");
+    let refused = [
+        ("/v1/save", "", 400),
+        ("/v1/save", "{\"file\": 1}", 400),
+        ("/v1/save", "{\"file\": \"/none/x\"}", 500),
+        ("/v1/resume", "{\"anew\": true}", 400),
+        ("/v1/suspend", "", 409),
+    ];
+    for (path, body, status) in refused {
+        let answer = put(path, body);
+        assert_eq!(answer.status, status, "{path} {body}: {}", answer.body);
+    }
+    assert_eq!(put("/v1/resume", "{}").status, 200);
+    machine.await_work();
+    // No guest of Linux: it does not offer to suspend itself.
+    assert_eq!(put("/v1/suspend", "").status, 409);
+    save("last", false);
+    machine.ends_well();
 }
 
 #[test]

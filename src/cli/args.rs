@@ -34,6 +34,14 @@ pub enum Command {
     Receive(ReceiveArgs),
     /// Move a running guest to a process that waits for it
     Migrate(MigrateArgs),
+    /// Save a running guest to a file, through its control socket
+    Save(SaveCommandArgs),
+    /// Have a running guest suspend itself, through its control socket
+    Suspend(SocketArgs),
+    /// Let a paused or suspended guest go on, through its control socket
+    Resume(ResumeArgs),
+    /// Stop a running guest's vCPUs, through its control socket
+    Pause(SocketArgs),
     /// Say what this host's KVM offers, which modes work, and why not
     Probe(ProbeArgs),
     /// Show a guest's clocks: the embedded bare-metal guest, or a Linux kernel
@@ -101,6 +109,35 @@ pub struct KvmArgs {
     pub without: Vec<FeatureArg>,
 }
 
+/// A running machine.
+#[derive(Args, Debug)]
+pub struct SocketArgs {
+    /// The machine's --api-socket
+    #[arg(value_name = "API-SOCKET")]
+    pub socket: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    pub machine: SocketArgs,
+    /// A suspended guest finds all as it was, as if its suspension had failed
+    #[arg(long)]
+    pub cancelled: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct SaveCommandArgs {
+    #[command(flatten)]
+    pub machine: SocketArgs,
+    /// The file; what is there is replaced by the whole new one, or not at all
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Let the guest go on; without, the machine ends
+    #[arg(long)]
+    pub go_on: bool,
+}
+
 #[derive(Args, Debug)]
 pub struct ProbeArgs {
     #[command(flatten)]
@@ -126,7 +163,8 @@ pub struct RunArgs {
     /// Which console is this terminal: ttyS0, hvc0 or neither
     #[arg(long, value_enum, default_value_t = ConsoleArg::Serial)]
     pub console: ConsoleArg,
-    /// Serve HTTP and JSON on a Unix socket here: status, clock, metrics, pause, resume
+    /// Serve HTTP and JSON on a Unix socket here: status, clock, metrics, pause, suspend,
+    /// resume, save
     #[arg(long, value_name = "PATH")]
     pub api_socket: Option<PathBuf>,
     #[command(flatten)]
@@ -213,6 +251,9 @@ pub struct RestoreArgs {
     /// Which console is this terminal [default: the one that was]
     #[arg(long, value_enum)]
     pub console: Option<ConsoleArg>,
+    /// Serve HTTP and JSON on a Unix socket here, as run does
+    #[arg(long, value_name = "PATH")]
+    pub api_socket: Option<PathBuf>,
     #[command(flatten)]
     pub kvm: KvmArgs,
     #[command(flatten)]

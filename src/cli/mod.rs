@@ -8,6 +8,7 @@ mod evidence;
 mod masterclock;
 mod migrate;
 mod probe;
+mod remote;
 mod restore;
 mod run;
 mod table;
@@ -35,6 +36,10 @@ pub fn main() -> ExitCode {
         Command::Restore(args) => restore::restore(&args),
         Command::Receive(args) => migrate::receive(&args),
         Command::Migrate(args) => migrate::ask(&args),
+        Command::Save(args) => remote::save(&args),
+        Command::Suspend(args) => remote::suspend(&args),
+        Command::Resume(args) => remote::resume(&args),
+        Command::Pause(args) => remote::pause(&args),
         Command::Probe(args) => probe::probe(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Clock(args) => clock::clock(&args),

@@ -6,7 +6,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::args::{ConsoleArg, RestoreArgs};
-use super::run::{CliError, run_to_end};
+use super::run::{CliError, run_to_end, serve};
+use crate::vmm::api::socket::ApiSocket;
 use crate::vmm::config::{Console, MachineError};
 use crate::vmm::exit::ExitReason;
 use crate::vmm::machine::Machine;
@@ -27,8 +28,12 @@ pub fn restore(args: &RestoreArgs) -> Result<ExitCode, CliError> {
         input: console != Some(Console::None),
         on_restored: Vec::new(),
     };
+    let socket = args.api_socket.as_deref().map(ApiSocket::bind).transpose()?;
     let (machine, _) = Machine::restore(&config, Box::new(std::io::stdout()))?;
-    run_to_end(machine, &args.save)
+    let server = serve(socket, &machine)?;
+    let status = run_to_end(machine, &args.save);
+    drop(server);
+    status
 }
 
 /// Saves `machine` to `path` once it has run for so long, and ends it unless it

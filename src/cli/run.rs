@@ -144,10 +144,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     // Bound before there is a guest: a path that can not be is told at once.
     let socket = args.api_socket.as_deref().map(ApiSocket::bind).transpose()?;
     let machine = Machine::new(&config, Box::new(std::io::stdout()))?;
-    let server = socket
-        .map(|socket| ApiServer::start(socket, machine.control(), Limits::default()))
-        .transpose()
-        .map_err(CliError::ApiThread)?;
+    let server = serve(socket, &machine)?;
     if machine.rewritten_sites() > 0 {
         // The guest's code is not what its file holds: whoever debugs it must know.
         super::complain(format_args!(
@@ -164,6 +161,17 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     status
 }
 
+/// Serves a machine's control socket, if it has one.
+pub(super) fn serve(
+    socket: Option<ApiSocket>,
+    machine: &Machine,
+) -> Result<Option<ApiServer>, CliError> {
+    socket
+        .map(|socket| ApiServer::start(socket, machine.control(), Limits::default()))
+        .transpose()
+        .map_err(CliError::ApiThread)
+}
+
 /// Runs a machine to its end, and saves it where that is asked for.
 pub(super) fn run_to_end(machine: Machine, save: &SaveArgs) -> Result<ExitCode, CliError> {
     let saving = match (&save.save_to, save.save_after) {
@@ -177,7 +185,6 @@ pub(super) fn run_to_end(machine: Machine, save: &SaveArgs) -> Result<ExitCode, 
         _ => None,
     };
     let control = machine.control();
-    control.set_savable(machine.savable());
     let report = machine.run()?;
     if report.exit == ExitReason::Migrated {
         // Who asked for it by the control socket learns how it went.

@@ -2,6 +2,7 @@
 //! clocks, to stand still and to go on.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,15 +15,20 @@ use super::machine::wallclock_error;
 use super::migrate::send::{Migration, migrate};
 use super::migrate::{MigrateError, MoveAddress};
 use super::pause::{Hold, NotStopped};
-use super::save::Savable;
+use super::save::{Savable, SaveError, SaveReport};
+use super::suspend::{SuspendError, Suspender};
 use super::vcpu::Shared;
 use crate::host::host_tsc;
 use crate::kvm::{HypercallMode, KvmClock};
-use crate::xen::Clock;
+use crate::xen::{Clock, RenewError, Resumed};
 
 /// How long vCPUs may take to stop. A vCPU is in user space for less than a
 /// millisecond, but its thread may wait for a CPU of the host.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a guest may take to suspend itself: its own time-out for tasks to
+/// freeze is 20 s.
+const SUSPEND_WITHIN: Duration = Duration::from_secs(30);
 
 /// Gives a machine's clock metrics, as they are now.
 pub type ClockReader = Box<dyn Fn() -> ClockMetrics + Send + Sync>;
@@ -36,6 +42,8 @@ pub enum MachineState {
     Running,
     /// They stand until somebody resumes the machine.
     Paused,
+    /// The guest suspended itself, and stands until somebody resumes it.
+    Suspended,
 }
 
 /// A machine at one moment.
@@ -79,9 +87,21 @@ pub struct Control {
     clock_reader: OnceLock<ClockReader>,
     /// The hold of [`pause`](Self::pause), beside those of others.
     paused: Mutex<Option<Hold>>,
-    /// What moves the machine, where that was prepared.
+    suspender: OnceLock<Suspender>,
+    /// What saves and moves the machine, once it runs.
     savable: OnceLock<Savable>,
     migration: Arc<Migration>,
+}
+
+/// Why the guest was not saved.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlSaveError {
+    /// Its vCPUs do not run yet.
+    #[error("cannot save: the machine does not run yet, try again")]
+    TooEarly,
+    /// It goes on.
+    #[error(transparent)]
+    Save(#[from] SaveError),
 }
 
 impl fmt::Debug for Control {
@@ -94,8 +114,57 @@ impl Control {
     pub(super) fn new(shared: Arc<Shared>, clock: Arc<KvmClock>, facts: Facts) -> Self {
         let begun = Instant::now();
         let (clock_reader, paused) = (OnceLock::new(), Mutex::default());
-        let (savable, migration) = (OnceLock::new(), Arc::default());
-        Self { shared, clock, facts, begun, clock_reader, paused, savable, migration }
+        let (suspender, savable, migration) = (OnceLock::new(), OnceLock::new(), Arc::default());
+        Self { shared, clock, facts, begun, clock_reader, paused, suspender, savable, migration }
+    }
+
+    /// What suspends and resumes the guest. From the first call on a guest that
+    /// suspends itself stands still; without one that ends the machine.
+    pub fn suspender(&self) -> &Suspender {
+        self.suspender.get_or_init(|| Suspender::new(&self.shared))
+    }
+
+    /// Has the guest suspend itself, and waits until it did. One that is
+    /// suspended stays so.
+    ///
+    /// # Errors
+    /// [`SuspendError`]; after a timeout it may still do it.
+    pub fn suspend(&self) -> Result<(), SuspendError> {
+        let suspender = self.suspender();
+        if suspender.is_suspended() {
+            return Ok(());
+        }
+        suspender.request_suspend()?;
+        suspender.wait_suspended(SUSPEND_WITHIN)
+    }
+
+    /// Lets the guest go on, paused or suspended. `how` is for one that is
+    /// suspended.
+    ///
+    /// # Errors
+    /// [`SuspendError`] where its pages can not be made anew.
+    pub fn go_on(&self, how: Resumed) -> Result<(), SuspendError> {
+        self.resume();
+        match self.suspender().resume(how) {
+            // Another one was faster, or there was nothing to do.
+            Err(SuspendError::Guest(RenewError::NotSuspended)) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Saves the guest to `path`, whole or not at all, as it is: paused,
+    /// suspended or running. It then goes on being so, or the machine ends.
+    ///
+    /// # Errors
+    /// [`ControlSaveError`]: the guest goes on, and the old file is there.
+    pub fn save(&self, path: &Path, go_on: bool) -> Result<SaveReport, ControlSaveError> {
+        let savable = self.savable.get().ok_or(ControlSaveError::TooEarly)?;
+        let end = || {
+            if !go_on {
+                self.shared.end(ExitReason::Saved);
+            }
+        };
+        Ok(savable.save(path, end)?)
     }
 
     /// Says who knows the clocks best; only the first call counts. Without it
@@ -112,9 +181,13 @@ impl Control {
         let online = (0..self.facts.vcpus).filter(|&vcpu| domain.is_vcpu_up(vcpu)).count();
         let guarded = self.shared.platform.guarded().is_active();
         let (major, minor) = self.facts.xen_version;
-        let held = self.shared.pause.is_held();
+        let suspended = self.suspender.get().is_some_and(Suspender::is_suspended);
         Status {
-            state: if held { MachineState::Paused } else { MachineState::Running },
+            state: match (self.shared.pause.is_held(), suspended) {
+                (true, _) => MachineState::Paused,
+                (false, true) => MachineState::Suspended,
+                (false, false) => MachineState::Running,
+            },
             vcpus: self.facts.vcpus,
             vcpus_online: u32::try_from(online).unwrap_or(u32::MAX),
             memory_bytes: self.facts.memory_bytes,

@@ -231,6 +231,7 @@ impl Machine {
     /// Where a thread can not be made; the guest then has not run.
     pub fn run(self) -> Result<MachineReport, MachineError> {
         self.clock_service.start().map_err(host("the clock thread"))?;
+        self.control.set_savable(self.savable());
         let mut threads = Vec::new();
         let mut saved = self.saved.unwrap_or_default().into_iter();
         for (id, fd) in (0u32..).zip(self.vcpus) {

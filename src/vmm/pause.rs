@@ -4,7 +4,8 @@
 //! it stays here, out of KVM_RUN and with no hypercall under way, until the last
 //! hold is gone. [`Pause::hold`] comes back when all vCPUs have come here, or
 //! gives up after a bounded time and lets them go on. Holds are counted: a save
-//! within a pause does not end the pause.
+//! within a pause does not end the pause; the threads that stay here do what it
+//! asks of their vCPUs.
 //!
 //! The guest's clock runs on. Its TSC counts, system time with it; a timer that
 //! comes due makes its event pending, and the guest sees it after the pause,
@@ -86,8 +87,9 @@ impl Pause {
     }
 
     /// The calling vCPU thread is about to enter the guest: stays here while
-    /// somebody holds the machine. `true` if it stayed.
-    pub fn pass(&self) -> bool {
+    /// somebody holds the machine. `true` if it stayed. When `wanted` says so after
+    /// a [`nudge`](Self::nudge), it does `serve` and stays on.
+    pub fn pass(&self, wanted: impl Fn() -> bool, mut serve: impl FnMut()) -> bool {
         if !self.is_held() {
             return false;
         }
@@ -98,6 +100,12 @@ impl Pause {
         state.inside -= 1;
         self.changed.notify_all();
         while state.holds > 0 && !state.ended {
+            if wanted() {
+                drop(state);
+                serve();
+                state = self.lock();
+                continue;
+            }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.inside += 1;
@@ -107,6 +115,13 @@ impl Pause {
     /// The calling vCPU thread runs its vCPU no more.
     pub fn leave(&self) {
         self.lock().inside -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Has those who stay look at what else is wanted of them.
+    pub fn nudge(&self) {
+        // Taken once, so that no thread is between its look and its sleep.
+        drop(self.lock());
         self.changed.notify_all();
     }
 

@@ -28,6 +28,7 @@ use super::quiesce::Quiesce;
 use super::save::{MachineState, SerialSection, VcpuSection, VmClockSection};
 use super::suspend::SuspendGate;
 use super::vcpu::Shared;
+use crate::clock::tai::Tai;
 use crate::clock::{FrequencyError, TscFrequency};
 use crate::host::{Bracketed, PairError, PairSource, TimeSource};
 use crate::kvm::{
@@ -39,7 +40,9 @@ use crate::state::{
     FrequencyPlan, HostNow, RestoredTime, Section, StateError, StateReader, StoppedClock, Tag,
     TimeError, TimePolicy, read_pages, tag,
 };
-use crate::xen::{Clock, Domain, DomainState, MAX_VCPUS, XenstoreState, cpuid};
+use crate::xen::{
+    Clock, Domain, DomainState, MAX_VCPUS, RenewError, Resumed, XenstoreState, cpuid,
+};
 
 /// Who is told that the guest was restored, after everything of it is there and
 /// before it runs: devices that tell the guest.
@@ -334,9 +337,17 @@ impl Machine {
             domain.reattach_xenstore(store)?;
         }
         // After the TSC and the local APICs, to which they are delivered.
-        // What the guest's clock shows since the stop it did not run: all of the gap
-        // with advance, what the restore itself took with freeze.
-        domain.go_on(vm.clock.system_time_ns().saturating_sub(stopped_ns(&saved.clock)?));
+        match domain.suspended_since_ns() {
+            Some(since_ns) => {
+                let now_ns = || vm.clock.system_time_ns();
+                go_on_anew(&domain, &saved.clock, since_ns, host_khz, now_ns)?;
+            }
+            // What the guest's clock shows since the stop it did not run: all of the gap
+            // with advance, what the restore itself took with freeze.
+            None => {
+                domain.go_on(vm.clock.system_time_ns().saturating_sub(stopped_ns(&saved.clock)?));
+            }
+        }
         for tell in &config.on_restored {
             tell(&time, &domain);
         }
@@ -400,6 +411,42 @@ impl Machine {
         };
         Ok((machine, time))
     }
+}
+
+/// The node in which a guest that suspended itself finds for how long it did not
+/// run, ns by the hosts' clocks, as a decimal number.
+pub const GAP_NODE: &str = "data/kvm-xen/gap_ns";
+
+/// A guest that suspended itself goes on in a domain made anew, and is told how
+/// long that was. The answer of its call, 0, is in its registers.
+fn go_on_anew(
+    domain: &Domain,
+    clock: &StoppedClock,
+    since_ns: u64,
+    host_khz: u32,
+    system_time_ns: impl Fn() -> u64,
+) -> Result<(), MachineError> {
+    let now = host_now(host_khz)?;
+    let counted_ns = i128::from(system_time_ns().saturating_sub(stopped_ns(clock)?));
+    let before_ns = i128::from(stopped_ns(clock)?.saturating_sub(since_ns));
+    let away_ns = Tai::from_units(now.tai.since(Tai::from_units(clock.tai))).ns_floor();
+    let gap_ns = before_ns.saturating_add(away_ns).max(0);
+    if clock.tai_known == now.tai_known {
+        if let Err(errno) = domain.store_write(GAP_NODE, gap_ns.to_string().as_bytes()) {
+            tracing::warn!(%errno, "the guest is not told how long it was suspended");
+        }
+    } else {
+        tracing::warn!("one host does not know TAI - UTC: the guest is not told of the gap");
+    }
+    let failed = |error: RenewError| {
+        host("the suspended guest's going on")(std::io::Error::other(error.to_string()))
+    };
+    domain.resume(Resumed::Anew).map_err(failed)?;
+    (0..domain.config().vcpus).for_each(|vcpu| domain.vcpu_resumed(vcpu));
+    // What the guest's TSC did not count of the gap.
+    let stood_ns = away_ns.saturating_sub(counted_ns);
+    tracing::info!(%gap_ns, %stood_ns, "the guest was suspended, and goes on anew");
+    Ok(())
 }
 
 /// Brings disruption marker and generation beyond what the guest has seen: it is

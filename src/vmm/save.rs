@@ -371,7 +371,7 @@ impl Savable {
             pair_error_ns: now.pair_error_ns,
             host_error_ns: now.host_error_ns,
             boot_id: now.boot_id,
-            suspended: false,
+            suspended: self.shared.domain.is_suspended(),
             incarnation: self.shared.domain.config().incarnation,
         })
     }

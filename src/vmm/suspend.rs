@@ -4,7 +4,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::vcpu::Shared;
+use super::vcpu::{Shared, VcpuParts};
 use crate::xen::{RenewError, Resumed, ShutdownRequest};
 
 /// Where vCPU threads wait while the guest is suspended.
@@ -22,7 +22,7 @@ struct State {
     parked: u32,
     /// How often the guest was resumed.
     resumed: u64,
-    answer: i64,
+    how: Option<Resumed>,
 }
 
 impl SuspendGate {
@@ -35,26 +35,37 @@ impl SuspendGate {
         self.lock().attended
     }
 
-    /// Keeps the thread of vCPU `id` here until the guest is resumed, or the
-    /// machine ends. What the vCPU that suspended finds as its answer.
-    pub fn park(&self, id: u32, shared: &Shared) -> i64 {
+    /// Keeps the thread of `vcpu`, which has completed its last exit, here until
+    /// the guest is resumed, or the machine ends. How it was resumed. What is
+    /// wanted of a vCPU that is to be saved is done meanwhile.
+    pub fn park(&self, id: u32, vcpu: &mut VcpuParts, shared: &Shared) -> Option<Resumed> {
         shared.domain.vcpu_suspended(id);
+        // Out of the guest: as good as held.
+        shared.pause.leave();
         let mut state = self.lock();
         let before = state.resumed;
         state.parked += 1;
         self.changed.notify_all();
         while state.resumed == before && !shared.exit.is_ending() {
+            if shared.quiesce.is_wanted() {
+                drop(state);
+                shared.quiesce.park(id, vcpu);
+                state = self.lock();
+                continue;
+            }
             state = self.wait(state, None);
         }
         state.parked -= 1;
-        let answer = state.answer;
+        let how = state.how.filter(|_| state.resumed != before);
         drop(state);
+        shared.pause.enter();
         shared.domain.vcpu_resumed(id);
-        answer
+        how
     }
 
-    /// The machine ends: nobody is to wait any more.
-    pub fn release(&self) {
+    /// Has those who wait look whether the machine ends, or something is wanted
+    /// of them.
+    pub fn nudge(&self) {
         // Taken once, so that no thread is between its look and its sleep.
         drop(self.lock());
         self.changed.notify_all();
@@ -75,9 +86,16 @@ impl SuspendGate {
     }
 }
 
+fn stands_still(shared: &Shared, state: &State) -> bool {
+    shared.domain.is_suspended() && state.parked == shared.domain.config().vcpus
+}
+
 /// Why a guest did not suspend or resume.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SuspendError {
+    /// The machine is paused.
+    #[error("the machine is paused, so the guest can not suspend itself: resume it first")]
+    Paused,
     /// The guest can not be asked, or can not go on.
     #[error(transparent)]
     Guest(#[from] RenewError),
@@ -106,8 +124,13 @@ impl Suspender {
     /// Asks the guest to suspend itself; see `Domain::request_shutdown`.
     ///
     /// # Errors
-    /// [`SuspendError::Guest`] where the guest can not be asked.
+    /// [`SuspendError::Guest`] where the guest can not be asked,
+    /// [`SuspendError::Paused`] where it could not follow.
     pub fn request_suspend(&self) -> Result<(), SuspendError> {
+        if self.shared.pause.is_held() {
+            return Err(SuspendError::Paused);
+        }
+        let _outside = self.shared.quiesce.from_outside();
         Ok(self.shared.domain.request_shutdown(ShutdownRequest::Suspend)?)
     }
 
@@ -126,11 +149,7 @@ impl Suspender {
 
     /// Whether the guest suspended itself and all its vCPUs stand still.
     pub fn is_suspended(&self) -> bool {
-        self.stands_still(&self.shared.suspend.lock())
-    }
-
-    fn stands_still(&self, state: &State) -> bool {
-        self.shared.domain.is_suspended() && state.parked == self.shared.domain.config().vcpus
+        stands_still(&self.shared, &self.shared.suspend.lock())
     }
 
     /// Waits until the guest is suspended.
@@ -140,7 +159,7 @@ impl Suspender {
     pub fn wait_suspended(&self, timeout: Duration) -> Result<(), SuspendError> {
         let deadline = Instant::now() + timeout;
         let mut state = self.shared.suspend.lock();
-        while !self.stands_still(&state) {
+        while !stands_still(&self.shared, &state) {
             if self.shared.exit.is_ending() {
                 return Err(SuspendError::Ended);
             }
@@ -158,13 +177,15 @@ impl Suspender {
     /// # Errors
     /// [`SuspendError::Guest`] where it is not suspended: nothing has changed.
     pub fn resume(&self, how: Resumed) -> Result<(), SuspendError> {
+        // Nobody saves the guest meanwhile.
+        let _outside = self.shared.quiesce.from_outside();
         let gate = &self.shared.suspend;
         let mut state = gate.lock();
-        if !self.stands_still(&state) {
+        if !stands_still(&self.shared, &state) {
             return Err(RenewError::NotSuspended.into());
         }
         self.shared.domain.resume(how)?;
-        state.answer = how.answer();
+        state.how = Some(how);
         state.resumed += 1;
         gate.changed.notify_all();
         Ok(())

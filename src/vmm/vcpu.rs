@@ -21,7 +21,7 @@ use crate::kvm::{
     paging, width,
 };
 use crate::pages::Width;
-use crate::xen::{Domain, Hypercall, HypercallStubs, Outcome, Spent};
+use crate::xen::{Domain, Hypercall, HypercallStubs, Outcome, Resumed, Spent};
 
 /// The port that hypercall page stubs write to where KVM does not intercept, or
 /// would answer by itself.
@@ -63,13 +63,14 @@ impl Shared {
     pub fn end(&self, reason: ExitReason) {
         self.exit.end(reason);
         self.pause.end();
-        self.suspend.release();
         self.kick_all();
     }
 
     /// Calls every vCPU out of the guest, or of its wait.
     pub fn kick_all(&self) {
         (0..).map_while(|vcpu| self.platform.kicker(vcpu)).for_each(|kicker| kicker.kick());
+        self.pause.nudge();
+        self.suspend.nudge();
     }
 }
 
@@ -110,11 +111,18 @@ fn run_to_end(id: u32, mut fd: VcpuFd, saved: Option<PowerState>, shared: &Share
     let mut meter = RunMeter::of_this_thread(shared.platform.system_time_ns());
     shared.pause.enter();
     let mut settled = true;
+    // It called SCHEDOP_shutdown to suspend, and stands behind that.
+    let mut suspended_here = false;
     while !shared.exit.is_ending() {
         if shared.pause.is_held() {
             if settled {
                 account(id, shared, &mut meter, true);
-                if shared.pause.pass() {
+                let wanted = || shared.quiesce.is_wanted();
+                let stayed = shared.pause.pass(wanted, || {
+                    account_pause(id, &vcpu.fd, shared, &mut meter);
+                    shared.quiesce.park(id, &mut vcpu);
+                });
+                if stayed {
                     account_pause(id, &vcpu.fd, shared, &mut meter);
                 }
                 continue;
@@ -123,16 +131,27 @@ fn run_to_end(id: u32, mut fd: VcpuFd, saved: Option<PowerState>, shared: &Share
             vcpu.fd.set_kvm_immediate_exit(1);
         }
         shared.domain.before_entry(id);
+        let mut suspending = false;
         // Set by what no hypercall of this vCPU did: a watchdog, the last down.
         if let Some(reason) = shared.domain.shutdown_reason() {
-            if reason == SHUTDOWN_SUSPEND && shared.suspend.is_attended() {
-                shared.suspend.park(id, shared);
+            suspending = reason == SHUTDOWN_SUSPEND && shared.suspend.is_attended();
+            if !suspending {
+                shared.end(reason_of(reason));
+                break;
+            }
+            if settled {
+                let how = shared.suspend.park(id, &mut vcpu, shared);
                 // Time that stood still was neither stolen nor slept.
                 let _ = meter.since_last(shared.platform.system_time_ns(), true);
+                if std::mem::take(&mut suspended_here)
+                    && let Some(how) = how
+                    && let Err(error) = PortIoStub::set_result(&mut vcpu.fd, how.answer())
+                {
+                    let why = format!("vCPU {id}: setting RAX: {error}");
+                    shared.end(ExitReason::Failed(why));
+                }
                 continue;
             }
-            shared.end(reason_of(reason));
-            break;
         }
         if let Err(error) = vcpu.power.before_entry(&mut vcpu.fd, shared) {
             let how = format!("vCPU {id}: KVM refuses its start state: {error}");
@@ -140,7 +159,7 @@ fn run_to_end(id: u32, mut fd: VcpuFd, saved: Option<PowerState>, shared: &Share
             break;
         }
         let stopping = shared.quiesce.is_wanted();
-        if stopping {
+        if stopping || suspending {
             // Completes the last exit, and executes nothing.
             vcpu.fd.set_kvm_immediate_exit(1);
         } else if let Err(error) = shared.platform.before_entry(id, &vcpu.fd) {
@@ -149,7 +168,7 @@ fn run_to_end(id: u32, mut fd: VcpuFd, saved: Option<PowerState>, shared: &Share
         }
         let event = enter(id, &mut vcpu.fd, shared);
         settled = matches!(event, Event::Called);
-        if stopping {
+        if stopping || suspending {
             vcpu.fd.set_kvm_immediate_exit(0);
         }
         if let Err(error) = vcpu.power.after_exit(&vcpu.fd, shared) {
@@ -167,9 +186,10 @@ fn run_to_end(id: u32, mut fd: VcpuFd, saved: Option<PowerState>, shared: &Share
             Event::Called if stopping => park(id, &mut vcpu, shared, &mut meter),
             Event::Nothing | Event::Called => {}
             Event::Hypercall(call, arrival) => {
-                let waited = hypercall(id, &mut vcpu.fd, shared, &call, arrival);
-                if waited {
-                    account(id, shared, &mut meter, true);
+                match hypercall(id, &mut vcpu.fd, shared, &call, arrival) {
+                    Served::AtOnce => {}
+                    Served::Slept => account(id, shared, &mut meter, true),
+                    Served::Suspended => suspended_here = true,
                 }
             }
             Event::HypercallPage(value) => match width(&mut vcpu.fd) {
@@ -296,20 +316,30 @@ fn failed(id: u32, what: &str, error: vmm_sys_util::errno::Error) -> Event {
     Event::End(ExitReason::Failed(format!("vCPU {id}: {what}: {error}")))
 }
 
-/// Serves a hypercall; whether the thread slept in it.
+/// What became of a hypercall.
+enum Served {
+    AtOnce,
+    /// The thread slept in it.
+    Slept,
+    /// The guest suspended itself by it. It has the answer of one that goes on
+    /// anew; who resumes it may give it another one.
+    Suspended,
+}
+
+/// Serves a hypercall.
 fn hypercall(
     id: u32,
     fd: &mut VcpuFd,
     shared: &Shared,
     call: &Hypercall,
     arrival: Arrival,
-) -> bool {
-    let mut waited = false;
+) -> Served {
+    let mut served = Served::AtOnce;
     let paging = match paging(fd) {
         Ok(paging) => paging,
         Err(error) => {
             shared.end(ExitReason::Failed(format!("vCPU {id}: reading its registers: {error}")));
-            return waited;
+            return served;
         }
     };
     let outcome = shared.domain.hypercall(&mut VcpuAccess::new(id, paging), call);
@@ -320,7 +350,7 @@ fn hypercall(
             0
         }
         Outcome::Wait { deadline_ns } => {
-            waited = true;
+            served = Served::Slept;
             while shared.domain.still_waiting(id)
                 && !shared.exit.is_ending()
                 && !shared.pause.is_held()
@@ -333,8 +363,8 @@ fn hypercall(
             0
         }
         Outcome::Shutdown(SHUTDOWN_SUSPEND) if shared.suspend.is_attended() => {
-            waited = true;
-            shared.suspend.park(id, shared)
+            served = Served::Suspended;
+            Resumed::Anew.answer()
         }
         Outcome::Shutdown(reason) => {
             shared.end(reason_of(reason));
@@ -354,7 +384,7 @@ fn hypercall(
             }
         }
     }
-    waited
+    served
 }
 
 fn reason_of(shutdown: u32) -> ExitReason {

@@ -104,6 +104,11 @@ impl Domain {
         self.shutdown_reason() == Some(SHUTDOWN_SUSPEND)
     }
 
+    /// System time, ns, at which the guest suspended itself, where it stands still.
+    pub fn suspended_since_ns(&self) -> Option<u64> {
+        self.is_suspended().then(|| self.shutdown.since_ns.load(Ordering::SeqCst))
+    }
+
     /// `vcpu` stands still since the guest suspended; its thread says so.
     pub fn vcpu_suspended(&self, vcpu: u32) {
         if self.is_vcpu_up(vcpu) {

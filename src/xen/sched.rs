@@ -3,7 +3,7 @@
 mod snapshot;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use xen_abi::errno::Errno;
 use xen_abi::sched::{
@@ -249,7 +249,7 @@ impl Domain {
     /// Shuts the domain down, unless it is already; what counts is the first
     /// reason, or the code that the guest announced. Returns that.
     pub(super) fn shut_down(&self, reason: u32) -> u32 {
-        let reason = self.shutdown.begin(reason);
+        let reason = self.shutdown.begin(reason, self.clock.system_time_ns());
         for vcpu in self.vcpu_ids() {
             self.end_wait(vcpu);
             self.platform.kick(vcpu);
@@ -283,21 +283,27 @@ pub(super) struct Shutdown {
     code: Mutex<Option<u32>>,
     /// The reason once it is down, else [`RUNNING`].
     down: AtomicU32,
+    /// System time of that.
+    pub(super) since_ns: AtomicU64,
 }
 
 const RUNNING: u32 = u32::MAX;
 
 impl Shutdown {
     pub(super) fn new() -> Self {
-        Self { code: Mutex::new(None), down: AtomicU32::new(RUNNING) }
+        let (down, since_ns) = (AtomicU32::new(RUNNING), AtomicU64::new(0));
+        Self { code: Mutex::new(None), down, since_ns }
     }
 
     fn set_code(&self, reason: u32) {
         lock(&self.code).get_or_insert(reason);
     }
 
-    fn begin(&self, reason: u32) -> u32 {
+    fn begin(&self, reason: u32, now_ns: u64) -> u32 {
         let code = *lock(&self.code).get_or_insert(reason);
+        if self.reason().is_none() {
+            self.since_ns.store(now_ns, Ordering::SeqCst);
+        }
         // SeqCst: seen by every vCPU that the kick after it reaches.
         self.down.store(code, Ordering::SeqCst);
         code

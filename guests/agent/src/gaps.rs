@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use crate::clocks::{clock_ns, tsc};
 use crate::system::Console;
+use crate::xenstore::Store;
 
 /// CLOCK_BOOTTIME runs ahead of CLOCK_MONOTONIC by more than this at once: the
 /// guest was suspended.
 const GAP_NS: u64 = 200_000_000;
+/// Where a guest that was restored reads for how long it did not run.
+const GAP_NODE: &str = "data/kvm-xen/gap_ns";
 /// Readings that compete for the narrowest.
 const TRIES: usize = 8;
 
@@ -19,6 +22,8 @@ struct Look {
     monotonic_ns: u64,
     boottime_ns: u64,
     realtime_ns: u64,
+    raw_ns: u64,
+    tai_ns: u64,
     width: u64,
 }
 
@@ -29,7 +34,9 @@ fn look() -> Look {
         let boottime_ns = clock_ns(libc::CLOCK_BOOTTIME);
         let realtime_ns = clock_ns(libc::CLOCK_REALTIME);
         let width = tsc().wrapping_sub(tsc_before);
-        Look { tsc: tsc_before, monotonic_ns, boottime_ns, realtime_ns, width }
+        let raw_ns = clock_ns(libc::CLOCK_MONOTONIC_RAW);
+        let tai_ns = clock_ns(libc::CLOCK_TAI);
+        Look { tsc: tsc_before, monotonic_ns, boottime_ns, realtime_ns, raw_ns, tai_ns, width }
     };
     let first = once();
     (1..TRIES).map(|_| once()).fold(
@@ -60,6 +67,13 @@ pub fn report(console: &mut Console, count: u32, limit: Duration) {
             console.line(format_args!(
                 "gap number={seen} elapsed_ns={elapsed_ns} monotonic_ns={monotonic_ns} \
                  boottime_ns={boottime_ns} realtime_ns={realtime_ns}"
+            ));
+            let raw_ns = now.raw_ns.saturating_sub(before.raw_ns);
+            let tai_ns = now.tai_ns.saturating_sub(before.tai_ns);
+            let told = Store::open().and_then(|mut store| store.read(GAP_NODE));
+            let told = told.unwrap_or_else(|_| "none".to_owned());
+            console.line(format_args!(
+                "told number={seen} gap_ns={told} raw_ns={raw_ns} tai_ns={tai_ns}"
             ));
         }
         before = now;

@@ -73,7 +73,8 @@ pub fn report(console: &mut Console, time: Duration) {
                 tally.readings += 1;
                 let agrees = agrees(&mut crates, &reading);
                 tally.agree += u64::from(agrees != Some(false));
-                if first {
+                let copy = |line: Line| (line.disruption_marker, line.generation);
+                if first || last.is_some_and(|last| copy(last) != copy(reading.line)) {
                     print(console, &reading, agrees);
                 }
                 if last.is_some_and(|last| last.disruption_marker != reading.line.disruption_marker)
@@ -129,7 +130,7 @@ fn print(console: &mut Console, reading: &Reading, agrees: Option<bool>) {
     let line = &reading.line;
     console.line(format_args!(
         "vmclock type={:?} status={} counter={} tai_ns={} bound_ns={} est_ns={} utc_offset={} \
-         marker={} agree={}",
+         marker={} generation={} agree={}",
         line.time_type,
         line.status,
         reading.counter,
@@ -138,6 +139,7 @@ fn print(console: &mut Console, reading: &Reading, agrees: Option<bool>) {
         reading.time.est_error_ns.unwrap_or(u64::MAX),
         line.tai_offset_sec.unwrap_or(0),
         line.disruption_marker,
+        line.generation.unwrap_or(0),
         agrees.map_or(2, u8::from),
     ));
 }

@@ -26,6 +26,14 @@ pub enum ClientError {
         /// What the host said.
         error: io::Error,
     },
+    /// The machine says why it did not do it.
+    #[error("{path}: {what}")]
+    Refused {
+        /// The socket.
+        path: PathBuf,
+        /// Its words.
+        what: String,
+    },
     /// An answer, but not the one.
     #[error("{path}: {what}; is it the socket of a kvm-xen of this version?")]
     Answer {
@@ -69,7 +77,27 @@ impl Client {
     /// # Errors
     /// [`ClientError`]: it is gone, or answers something else.
     pub fn get<T: DeserializeOwned>(&mut self, target: &str) -> Result<T, ClientError> {
-        let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        self.ask(target, &format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+    }
+
+    /// What the machine answers to `PUT target` within `timeout`.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Refused`] where it says why not.
+    pub fn put<T: DeserializeOwned>(
+        &mut self,
+        target: &str,
+        body: &str,
+        timeout: Duration,
+    ) -> Result<T, ClientError> {
+        let set = self.stream.set_read_timeout(Some(timeout));
+        set.map_err(|error| ClientError::Gone { path: self.path.clone(), error })?;
+        let length = body.len();
+        let head = format!("PUT {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}");
+        self.ask(target, &format!("{head}\r\n\r\n{body}"))
+    }
+
+    fn ask<T: DeserializeOwned>(&mut self, target: &str, request: &str) -> Result<T, ClientError> {
         let gone = |path: &Path, error| ClientError::Gone { path: path.to_owned(), error };
         if let Err(error) = self.stream.write_all(request.as_bytes()) {
             return Err(gone(&self.path, error));
@@ -96,6 +124,12 @@ impl Client {
         status: u16,
         body: &[u8],
     ) -> Result<T, ClientError> {
+        let told = || serde_json::from_slice::<serde_json::Value>(body).ok();
+        if status != 200
+            && let Some(what) = told().and_then(|told| told["error"].as_str().map(str::to_owned))
+        {
+            return Err(ClientError::Refused { path: self.path.clone(), what });
+        }
         if status != 200 {
             return Err(self.strange(format!("status {status} for {target}")));
         }

@@ -1,7 +1,7 @@
 //! `kvm-xen clock`: the laboratory of drift, and a running guest's clocks.
 
 pub mod args;
-mod client;
+pub mod client;
 mod csv;
 mod html;
 mod lab;

@@ -56,6 +56,7 @@ fn state(status: &Status) -> &'static str {
     match status.state {
         MachineState::Running => "running",
         MachineState::Paused => "paused",
+        MachineState::Suspended => "suspended",
     }
 }
 

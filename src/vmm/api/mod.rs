@@ -13,7 +13,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ struct Server {
     limits: Limits,
     stopping: AtomicBool,
     clients: Mutex<Clients>,
+    /// Told when an answer is out.
+    answered: Condvar,
 }
 
 /// The clients that are connected, to end their connections with the server.
@@ -39,6 +41,8 @@ struct Server {
 struct Clients {
     next: u64,
     streams: BTreeMap<u64, UnixStream>,
+    /// Requests that are being served.
+    busy: u32,
 }
 
 /// A server that runs until it is dropped; its socket's file is gone then.
@@ -54,8 +58,11 @@ impl ApiServer {
     /// # Errors
     /// Where no thread can be made.
     pub fn start(socket: ApiSocket, control: Arc<Control>, limits: Limits) -> io::Result<Self> {
+        // Whoever may ask the guest to suspend itself will see to it that it goes on.
+        control.suspender();
         let (stopping, clients) = (AtomicBool::new(false), Mutex::default());
-        let server = Arc::new(Server { socket, control, limits, stopping, clients });
+        let answered = Condvar::new();
+        let server = Arc::new(Server { socket, control, limits, stopping, clients, answered });
         let accepting = Arc::clone(&server);
         let acceptor =
             thread::Builder::new().name("api".to_owned()).spawn(move || accepting.accept())?;
@@ -70,7 +77,15 @@ impl Drop for ApiServer {
         if let Some(acceptor) = self.acceptor.take() {
             drop(acceptor.join());
         }
-        for stream in self.server.clients().streams.values() {
+        // Whoever saved the machine, which has ended by that, is still to be told.
+        let clients = self.server.clients();
+        let waited = self.server.answered.wait_timeout_while(
+            clients,
+            self.server.limits.response,
+            |clients| clients.busy > 0,
+        );
+        let clients = waited.unwrap_or_else(PoisonError::into_inner).0;
+        for stream in clients.streams.values() {
             drop(stream.shutdown(Shutdown::Both));
         }
     }
@@ -130,11 +145,13 @@ impl Server {
         loop {
             match connection.receive() {
                 Ok(request) => {
+                    self.clients().busy += 1;
                     let response = routes::answer(&self.control, &request);
                     let head = request.method == "HEAD";
-                    if connection.send(&response, head, request.keep_alive).is_err()
-                        || !request.keep_alive
-                    {
+                    let sent = connection.send(&response, head, request.keep_alive);
+                    self.clients().busy -= 1;
+                    self.answered.notify_all();
+                    if sent.is_err() || !request.keep_alive {
                         return;
                     }
                 }

@@ -26,6 +26,8 @@ pub fn text(status: &Status, clock: &ClockMetrics) -> String {
     text.sample("info", "gauge", "What this machine is; always 1.", &labels(status, clock), 1);
     let paused = u8::from(status.state == MachineState::Paused);
     text.gauge("paused", "1 while the machine is paused.", paused);
+    let suspended = u8::from(status.state == MachineState::Suspended);
+    text.gauge("suspended", "1 while the guest is suspended.", suspended);
     text.gauge("vcpus", "vCPUs of the guest.", status.vcpus);
     text.gauge("vcpus_online", "vCPUs that are up.", status.vcpus_online);
     text.gauge("memory_bytes", "Memory of the guest.", status.memory_bytes);

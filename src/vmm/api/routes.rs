@@ -2,12 +2,19 @@
 //! handler, and its path in `docs/openapi.yaml`, which a test holds against
 //! this table.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::http::{Request, Response};
 use super::prometheus;
-use crate::vmm::control::Control;
+use crate::vmm::control::{Control, ControlSaveError};
 use crate::vmm::migrate::MigrateError;
+use crate::vmm::save::SaveError;
+use crate::vmm::suspend::SuspendError;
+use crate::xen::Resumed;
 
 /// One thing that can be asked.
 pub struct Route {
@@ -32,11 +39,10 @@ pub static ROUTES: &[Route] = &[
     Route {
         method: "PUT",
         path: "/v1/resume",
-        handler: |control, _| {
-            control.resume();
-            status(control)
-        },
+        handler: |control, request| resume(control, request),
     },
+    Route { method: "PUT", path: "/v1/suspend", handler: |control, _| suspend(control) },
+    Route { method: "PUT", path: "/v1/save", handler: |control, request| save(control, request) },
     Route {
         method: "GET",
         path: "/v1/migrate",
@@ -105,6 +111,90 @@ fn migrate(control: &Arc<Control>, request: &Request) -> Response {
             Err(error @ MigrateError::Thread(_)) => refused(503, &error),
             Err(error) => refused(409, &error),
         },
+    }
+}
+
+/// The body of `PUT /v1/resume`; none is as if empty.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResumeBody {
+    /// A suspended guest goes on as if it had not suspended.
+    #[serde(default)]
+    cancelled: bool,
+}
+
+/// The body of `PUT /v1/save`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SaveBody {
+    file: PathBuf,
+    /// The guest goes on; without, the machine ends.
+    #[serde(default)]
+    go_on: bool,
+}
+
+/// The answer to `PUT /v1/save`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Saved {
+    /// Of the file.
+    pub bytes: u64,
+    /// Of the file, without guest memory.
+    pub bytes_beyond_memory: u64,
+    /// Pages of guest memory that are not zero.
+    pub pages: u64,
+    /// How long the guest stood for it.
+    pub stopped_ns: u64,
+}
+
+fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Response> {
+    serde_json::from_slice(&request.body).map_err(|error| {
+        Response::error(400, &format!("the body is not what this path takes: {error}"))
+    })
+}
+
+fn suspend(control: &Control) -> Response {
+    match control.suspend() {
+        Ok(()) => status(control),
+        Err(error @ SuspendError::Timeout(_)) => Response::error(503, &error.to_string()),
+        Err(error) => Response::error(409, &error.to_string()),
+    }
+}
+
+fn resume(control: &Control, request: &Request) -> Response {
+    let wanted = match request.body.is_empty() {
+        true => Ok(ResumeBody::default()),
+        false => body::<ResumeBody>(request),
+    };
+    let how = match wanted {
+        Ok(ResumeBody { cancelled: true }) => Resumed::Cancelled,
+        Ok(ResumeBody { cancelled: false }) => Resumed::Anew,
+        Err(response) => return response,
+    };
+    match control.go_on(how) {
+        Ok(()) => status(control),
+        Err(error) => Response::error(500, &error.to_string()),
+    }
+}
+
+fn save(control: &Control, request: &Request) -> Response {
+    let SaveBody { file, go_on } = match body(request) {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    match control.save(&file, go_on) {
+        Ok(report) => Response::json(&Saved {
+            bytes: report.bytes,
+            bytes_beyond_memory: report.beyond_memory,
+            pages: report.pages,
+            stopped_ns: u64::try_from(report.stopped_for.as_nanos()).unwrap_or(u64::MAX),
+        }),
+        Err(error @ (ControlSaveError::TooEarly | ControlSaveError::Save(SaveError::Stop(_)))) => {
+            Response::error(503, &error.to_string())
+        }
+        Err(error @ ControlSaveError::Save(SaveError::Domain(_))) => {
+            Response::error(409, &error.to_string())
+        }
+        Err(error) => Response::error(500, &error.to_string()),
     }
 }
 

@@ -26,7 +26,7 @@ impl Workers {
                     (Arc::clone(&pause), Arc::clone(&count), Arc::clone(&stop));
                 thread::spawn(move || {
                     while !stop.load(Ordering::SeqCst) {
-                        pause.pass();
+                        pause.pass(|| false, || ());
                         count.fetch_add(1, Ordering::SeqCst);
                         thread::yield_now();
                     }
@@ -109,7 +109,7 @@ fn who_begins_during_a_hold_does_not_go_in() {
         let pause = Arc::clone(&pause);
         thread::spawn(move || {
             pause.enter();
-            let stayed = pause.pass();
+            let stayed = pause.pass(|| false, || ());
             pause.leave();
             stayed
         })
@@ -126,4 +126,44 @@ fn the_end_of_the_machine_lets_everybody_go() {
     let hold = workers.pause.hold(SOON, || {}).unwrap();
     workers.end();
     drop(hold);
+}
+
+#[test]
+fn who_stays_does_what_is_wanted_and_stays_on() {
+    let pause = Arc::new(Pause::new(1));
+    let (wanted, went_on) = (AtomicBool::new(false), AtomicBool::new(false));
+    let served = AtomicU64::new(0);
+    pause.enter();
+    thread::scope(|scope| {
+        let worker = Arc::clone(&pause);
+        let (wanted, went_on, served) = (&wanted, &went_on, &served);
+        scope.spawn(move || {
+            let is_wanted = || wanted.load(Ordering::SeqCst);
+            let serve = || {
+                wanted.store(false, Ordering::SeqCst);
+                served.fetch_add(1, Ordering::SeqCst);
+            };
+            while !worker.is_held() {
+                thread::yield_now();
+            }
+            assert!(worker.pass(is_wanted, serve));
+            went_on.store(true, Ordering::SeqCst);
+            worker.leave();
+        });
+        let hold = pause.hold(SOON, || {}).unwrap();
+        for round in 1..=20 {
+            wanted.store(true, Ordering::SeqCst);
+            pause.nudge();
+            let begin = Instant::now();
+            while served.load(Ordering::SeqCst) < round {
+                assert!(begin.elapsed() < SOON, "never served");
+                thread::yield_now();
+            }
+        }
+        // Held all the while: a second hold has nothing to wait for.
+        drop(pause.hold(Duration::ZERO, || {}).unwrap());
+        assert!(!went_on.load(Ordering::SeqCst));
+        drop(hold);
+    });
+    assert!(went_on.load(Ordering::SeqCst));
 }

@@ -1,5 +1,7 @@
 //! Watchdogs and a shutdown's code outside of the guest.
 
+use std::sync::atomic::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::domain::lock;
@@ -13,6 +15,19 @@ pub struct SchedState {
     pub watchdogs_ns: Vec<Option<u64>>,
     /// The code of `SCHEDOP_shutdown_code`.
     pub shutdown_code: Option<u32>,
+    /// It is down: the reason, and since when.
+    #[serde(default)]
+    pub down: Option<DownState>,
+}
+
+/// A domain that has shut down, or suspended itself. The answer of the call is
+/// in its vCPU's registers: 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownState {
+    /// `SHUTDOWN_*`.
+    pub reason: u32,
+    /// System time, ns.
+    pub since_ns: u64,
 }
 
 impl Domain {
@@ -20,6 +35,10 @@ impl Domain {
         SchedState {
             watchdogs_ns: lock(&self.watchdogs).0.to_vec(),
             shutdown_code: *lock(&self.shutdown.code),
+            down: self.shutdown.reason().map(|reason| {
+                let since_ns = self.shutdown.since_ns.load(Ordering::SeqCst);
+                DownState { reason, since_ns }
+            }),
         }
     }
 
@@ -29,6 +48,10 @@ impl Domain {
         let wrong = RestoreError::Value { what: "number of watchdogs", value: count };
         *lock(&self.watchdogs) = Watchdogs(watchdogs.map_err(|_| wrong)?);
         *lock(&self.shutdown.code) = from.shutdown_code;
+        if let Some(down) = from.down {
+            self.shutdown.since_ns.store(down.since_ns, Ordering::SeqCst);
+            self.shutdown.down.store(down.reason, Ordering::SeqCst);
+        }
         Ok(())
     }
 }

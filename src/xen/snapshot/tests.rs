@@ -252,3 +252,16 @@ fn pages_that_kvm_owns_can_not_be_saved() {
     let error = domain.snapshot().unwrap_err().to_string();
     assert!(error.contains("--clock owned"), "{error}");
 }
+
+#[test]
+fn a_suspended_domain_is_restored_suspended_and_goes_on_anew() {
+    let (domain, _, clock) = busy(true);
+    clock.set_ns(7_000);
+    domain.shut_down(xen_abi::sched::SHUTDOWN_SUSPEND);
+    clock.set_ns(9_000);
+    let (restored, ..) = moved(&domain);
+    assert_eq!(restored.suspended_since_ns(), Some(7_000));
+    restored.resume(crate::xen::Resumed::Anew).unwrap();
+    assert_eq!((restored.suspended_since_ns(), restored.shutdown_reason()), (None, None));
+    assert_eq!(restored.shared_info_address(), None, "it maps it again");
+}
