@@ -18,9 +18,9 @@ _Static_assert(sizeof(struct vcpu_set_singleshot_timer) == 12, "singleshot timer
 static void registrations(void) {
     struct vcpu_info *target = own_info(0);
     struct vcpu_register_vcpu_info info = {.mfn = (uint32_t)target >> 12, .offset = 0x102};
-    equal("vcpu_info, aligned to 2", VCPU(VCPUOP_register_vcpu_info, 0, info), -EINVAL);
+    equal("vcpu_info, aligned to 2", VCPU(VCPUOP_register_vcpu_info, 0, info), -ENXIO);
     info.offset = PAGE - 60;
-    equal("vcpu_info beyond the page", VCPU(VCPUOP_register_vcpu_info, 0, info), -EINVAL);
+    equal("vcpu_info beyond the page", VCPU(VCPUOP_register_vcpu_info, 0, info), -ENXIO);
     info.offset = (uint32_t)target % PAGE;
     info.mfn = 0xb0000;
     equal("vcpu_info where no RAM is", VCPU(VCPUOP_register_vcpu_info, 0, info), -EINVAL);
