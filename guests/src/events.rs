@@ -105,8 +105,8 @@ pub fn take(mine: fn(usize) -> u64, handle: fn(u32)) -> u32 {
         words &= words - 1;
         let unmasked = !mask_word(word).load(Ordering::Acquire);
         let ready = pending_word(word).load(Ordering::Acquire) & unmasked & mine(word);
-        pending_word(word).fetch_and(!ready, Ordering::AcqRel);
-        let mut ready = ready;
+        // Of two CPUs that look at one word, whoever clears a bit has its event.
+        let mut ready = ready & pending_word(word).fetch_and(!ready, Ordering::AcqRel);
         while ready != 0 {
             let port = word * BITS + ready.trailing_zeros() as usize;
             ready &= ready - 1;
