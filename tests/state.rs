@@ -11,7 +11,7 @@ use kvm_xen::state::{
     tag,
 };
 use kvm_xen::vmm::config::MachineError;
-use kvm_xen::vmm::restore::SavedGuest;
+use kvm_xen::vmm::saved_guest::SavedGuest;
 
 fn fixture(version: u16) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/guest-v{version}.state"))

@@ -22,6 +22,7 @@ pub const TSS: u16 = 0x20;
 pub const DESCRIPTORS: [u64; 4] =
     [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_9b00_0000_ffff];
 
+// SAFETY: bytes that the assembly below defines and nothing writes.
 unsafe extern "C" {
     /// First byte of the secondary CPUs' real-mode code; position independent.
     pub safe static ap_trampoline: u8;

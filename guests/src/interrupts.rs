@@ -68,6 +68,7 @@ static IDT: Shared<[[u64; 2]; 256]> = Shared(UnsafeCell::new([[0; 2]; 256]));
 static HANDLERS: [AtomicPtr<()>; 256] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 256];
 static PAST_LAPIC: [AtomicBool; 256] = [const { AtomicBool::new(false) }; 256];
 
+// SAFETY: a byte of code that the assembly below defines; its address alone is used.
 unsafe extern "C" {
     safe static interrupt_stubs: u8;
 }

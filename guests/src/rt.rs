@@ -33,6 +33,7 @@ impl Exit {
     }
 }
 
+// SAFETY: `entry!` defines it with this signature, and a guest does not link without.
 unsafe extern "Rust" {
     // Defined by `entry!` in each guest.
     safe fn guest_main(machine: &Machine) -> Exit;

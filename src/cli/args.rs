@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::clock::args::ClockCommandArgs;
 use crate::kvm::{ClockMode, KVM_DEVICE, KvmFeature};
 use crate::state::TimePolicy;
+use crate::vmm::config::Console;
 use crate::xen::Resumed;
 
 /// Run unmodified Xen guests on KVM, with an exact clock
@@ -223,20 +224,8 @@ pub struct ReceiveArgs {
     /// Where it comes, such as unix:/run/guest.socket
     #[arg(value_name = "ADDR")]
     pub at: String,
-    /// How the guest's clocks get over the time in which it stood still: as if nothing had
-    /// happened, or as if no time had passed
-    #[arg(long, value_enum, default_value_t = TimeArg::Advance)]
-    pub time: TimeArg,
-    /// Which console is this terminal [default: the one that was]
-    #[arg(long, value_enum)]
-    pub console: Option<ConsoleArg>,
-    /// Serve the control API on this Unix socket, which its owner alone may open
-    #[arg(long, value_name = "PATH")]
-    pub api_socket: Option<PathBuf>,
     #[command(flatten)]
-    pub kvm: KvmArgs,
-    #[command(flatten)]
-    pub save: SaveArgs,
+    pub go_on: GoOnArgs,
 }
 
 #[derive(Args, Debug)]
@@ -244,8 +233,15 @@ pub struct RestoreArgs {
     /// The file that the guest was saved to
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// How the guest's clocks get over the time between: as if nothing had happened,
-    /// as if no time had passed, or as a suspend that the guest knows of
+    #[command(flatten)]
+    pub go_on: GoOnArgs,
+}
+
+/// How a guest that was saved or is received goes on.
+#[derive(Args, Debug)]
+pub struct GoOnArgs {
+    /// How the guest's clocks get over the time in which it stood still: as if nothing had
+    /// happened, as if no time had passed, or as a suspend that the guest knows of
     #[arg(long, value_enum, default_value_t = TimeArg::Advance)]
     pub time: TimeArg,
     /// Which console is this terminal [default: the one that was]
@@ -454,4 +450,14 @@ pub enum ConsoleArg {
     Serial,
     Hvc,
     None,
+}
+
+impl From<ConsoleArg> for Console {
+    fn from(arg: ConsoleArg) -> Self {
+        match arg {
+            ConsoleArg::Serial => Self::Serial,
+            ConsoleArg::Hvc => Self::Hvc,
+            ConsoleArg::None => Self::None,
+        }
+    }
 }

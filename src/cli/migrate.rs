@@ -7,36 +7,23 @@ use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::args::{ConsoleArg, MigrateArgs, ReceiveArgs};
+use super::args::{MigrateArgs, ReceiveArgs};
+use super::restore::go_on_config;
 use super::run::{CliError, run_to_end};
 use crate::vmm::api::ApiServer;
 use crate::vmm::api::http::Limits;
 use crate::vmm::api::socket::ApiSocket;
-use crate::vmm::config::{Console, MachineError};
+use crate::vmm::config::MachineError;
 use crate::vmm::exit::ExitReason;
 use crate::vmm::machine::Machine;
 use crate::vmm::migrate::receive;
 use crate::vmm::migrate::send::{Migration, migrate};
 use crate::vmm::migrate::{MoveAddress, Phase, Progress};
-use crate::vmm::restore::RestoreConfig;
 
 pub fn receive(args: &ReceiveArgs) -> Result<ExitCode, CliError> {
     let at: MoveAddress = args.at.parse()?;
-    let console = args.console.map(|console| match console {
-        ConsoleArg::Serial => Console::Serial,
-        ConsoleArg::Hvc => Console::Hvc,
-        ConsoleArg::None => Console::None,
-    });
-    let config = RestoreConfig {
-        path: at.path().to_owned(),
-        time: args.time.into(),
-        kvm_device: args.kvm.kvm_device.clone(),
-        without: args.kvm.without.iter().copied().map(Into::into).collect(),
-        console,
-        input: console != Some(Console::None),
-        on_restored: Vec::new(),
-    };
-    let socket = args.api_socket.as_deref().map(ApiSocket::bind).transpose()?;
+    let config = go_on_config(&args.go_on, at.path());
+    let socket = args.go_on.api_socket.as_deref().map(ApiSocket::bind).transpose()?;
     let waiting = || tracing::info!(at = args.at, "waiting for a guest");
     let sink = Box::new(std::io::stdout());
     let (machine, _) = receive::receive(&at, &config, sink, waiting)?;
@@ -47,7 +34,7 @@ pub fn receive(args: &ReceiveArgs) -> Result<ExitCode, CliError> {
         // The guest is ours now: it runs, with or without.
         super::complain(format_args!("no control socket: {error}"));
     }
-    let status = run_to_end(machine, &args.save);
+    let status = run_to_end(machine, &args.go_on.save);
     drop(server);
     status
 }

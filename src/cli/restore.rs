@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::args::{ConsoleArg, RestoreArgs};
+use super::args::{GoOnArgs, RestoreArgs};
 use super::run::{CliError, run_to_end, serve};
 use crate::vmm::api::socket::ApiSocket;
 use crate::vmm::config::{Console, MachineError};
@@ -14,26 +14,27 @@ use crate::vmm::machine::Machine;
 use crate::vmm::restore::RestoreConfig;
 
 pub fn restore(args: &RestoreArgs) -> Result<ExitCode, CliError> {
-    let console = args.console.map(|console| match console {
-        ConsoleArg::Serial => Console::Serial,
-        ConsoleArg::Hvc => Console::Hvc,
-        ConsoleArg::None => Console::None,
-    });
-    let config = RestoreConfig {
-        path: args.file.clone(),
+    let config = go_on_config(&args.go_on, &args.file);
+    let socket = args.go_on.api_socket.as_deref().map(ApiSocket::bind).transpose()?;
+    let (machine, _) = Machine::restore(&config, Box::new(std::io::stdout()))?;
+    let server = serve(socket, &machine)?;
+    let status = run_to_end(machine, &args.go_on.save);
+    drop(server);
+    status
+}
+
+/// How a guest goes on that comes from `path`.
+pub(super) fn go_on_config(args: &GoOnArgs, path: &Path) -> RestoreConfig {
+    let console = args.console.map(Console::from);
+    RestoreConfig {
+        path: path.to_owned(),
         time: args.time.into(),
         kvm_device: args.kvm.kvm_device.clone(),
         without: args.kvm.without.iter().copied().map(Into::into).collect(),
         console,
         input: console != Some(Console::None),
         on_restored: Vec::new(),
-    };
-    let socket = args.api_socket.as_deref().map(ApiSocket::bind).transpose()?;
-    let (machine, _) = Machine::restore(&config, Box::new(std::io::stdout()))?;
-    let server = serve(socket, &machine)?;
-    let status = run_to_end(machine, &args.save);
-    drop(server);
-    status
+    }
 }
 
 /// Saves `machine` to `path` once it has run for so long, and ends it unless it

@@ -133,13 +133,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let mut config = machine_config(&args.machine, Kernel::File(args.kernel.clone()))?;
     config.initrd = args.initrd.clone().map(Initrd::File);
     config.modules = args.module.iter().map(|module| split_module(module)).collect();
-    let (console, default) = match args.console {
-        ConsoleArg::Serial => (Console::Serial, "console=ttyS0 panic=-1"),
-        ConsoleArg::Hvc => (Console::Hvc, "console=hvc0 panic=-1"),
-        ConsoleArg::None => (Console::None, "panic=-1"),
+    let default = match args.console {
+        ConsoleArg::Serial => "console=ttyS0 panic=-1",
+        ConsoleArg::Hvc => "console=hvc0 panic=-1",
+        ConsoleArg::None => "panic=-1",
     };
-    config.console = console;
-    config.input = console != Console::None;
+    config.console = args.console.into();
+    config.input = config.console != Console::None;
     config.cmdline = args.cmdline.clone().unwrap_or_else(|| default.to_owned());
     // Bound before there is a guest: a path that can not be is told at once.
     let socket = args.api_socket.as_deref().map(ApiSocket::bind).transpose()?;

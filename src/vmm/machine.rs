@@ -1,18 +1,15 @@
 //! The machine: everything wired together, from files to the guest's end.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::sync::Arc;
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vm_memory::{Address, GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestRegionMmap};
-use vmm_sys_util::eventfd::EventFd;
+use kvm_ioctls::{Kvm, VcpuFd};
+use vm_memory::GuestAddress;
 use xen_abi::cpuid::XEN_CPUID_FIRST_LEAF;
-use xen_abi::errno::Errno;
 
-use super::acpi;
 use super::boot::{PVH_MSRS, pvh_regs, pvh_sregs};
-use super::clock_service::{ClockService, ClockSettings, MachineGuest, VmClockPlace};
+use super::clock_service::ClockService;
 use super::config::{Console, MachineConfig, MachineError, host};
 use super::control::{Control, Facts};
 use super::devices::PortDevices;
@@ -21,23 +18,22 @@ use super::input::{self, RawTerminal};
 use super::load::{Loaded, check_cpus, load, make_memory, rewrite_hypercalls};
 use super::memory::{CONSOLE_PFN, PAGE_SIZE, XENSTORE_PFN};
 use super::migrate::{RamSlot, ram_slots};
-use super::output::{ConsoleOutput, ConsoleWriter};
+use super::output::ConsoleWriter;
+use super::parts::{Assembly, Consoles, clock_service, platform, random_uuid, serial_line, stubs};
 use super::pause::Pause;
 use super::power::PowerState;
 use super::quiesce::Quiesce;
 use super::save::Savable;
 use super::suspend::{SuspendGate, Suspender};
 use super::vcpu::{self, Shared};
-use super::vmclock_device::{self, GENERATION_GPA, VMCLOCK_GPA};
 use crate::clock::SystemTimeLine;
-use crate::host::{TimeSource, read_realtime};
+use crate::host::read_realtime;
 use crate::kvm::{
-    Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, KvmPlatform,
-    MachineServices, PageBacker, PageReleaser, XenVm, XenVmConfig, add_memory, guest_cpuid,
-    intercepted_stub, kvm_pairs, release_pages, share_registers,
+    Capabilities, ClockMode, GuardedReport, GuestTsc, HypercallMode, KvmClock, XenVm, XenVmConfig,
+    guest_cpuid, share_registers,
 };
 use crate::pages::GuestRamHandle;
-use crate::xen::{Clock, Domain, DomainConfig, HypercallStubs, MAX_VCPUS, StubKind, cpuid};
+use crate::xen::{Clock, Domain, DomainConfig, MAX_VCPUS, cpuid};
 
 /// What the store calls the guest.
 const GUEST_NAME: &str = "guest";
@@ -66,47 +62,24 @@ pub struct MachineReport {
 
 /// A machine that is ready to run.
 pub struct Machine {
-    pub(super) shared: Arc<Shared>,
-    pub(super) control: Arc<Control>,
-    pub(super) vcpus: Vec<VcpuFd>,
+    shared: Arc<Shared>,
+    control: Arc<Control>,
+    vcpus: Vec<VcpuFd>,
     /// How each vCPU's thread stood, if the guest was saved before.
-    pub(super) saved: Option<Vec<PowerState>>,
-    pub(super) clock: Arc<KvmClock>,
-    pub(super) slots: Arc<[RamSlot]>,
-    pub(super) clock_service: Arc<ClockService>,
-    pub(super) vmclock: bool,
-    pub(super) kvm: Arc<Kvm>,
-    pub(super) tsc_khz: u32,
-    pub(super) memory: u64,
-    pub(super) hypercalls: HypercallMode,
-    pub(super) serves_all_events: bool,
-    pub(super) rewritten_sites: usize,
-    pub(super) input: bool,
-    pub(super) console: Console,
-    pub(super) writers: Vec<ConsoleWriter>,
-}
-
-/// Where the guest's consoles print to: the one that is shown, and nowhere.
-pub(super) struct Consoles {
-    shown: Console,
-    output: ConsoleOutput,
-    dropped: ConsoleOutput,
-}
-
-impl Consoles {
-    pub(super) fn start(
-        sink: Box<dyn Write + Send>,
-        shown: Console,
-    ) -> Result<(Self, Vec<ConsoleWriter>), MachineError> {
-        let (output, writer) = ConsoleOutput::start(sink).map_err(host("a console thread"))?;
-        let (dropped, drop_writer) =
-            ConsoleOutput::start(Box::new(std::io::sink())).map_err(host("a console thread"))?;
-        Ok((Self { shown, output, dropped }, vec![writer, drop_writer]))
-    }
-
-    pub(super) fn to(&self, console: Console) -> ConsoleOutput {
-        if self.shown == console { self.output.clone() } else { self.dropped.clone() }
-    }
+    saved: Option<Vec<PowerState>>,
+    clock: Arc<KvmClock>,
+    slots: Arc<[RamSlot]>,
+    clock_service: Arc<ClockService>,
+    vmclock: bool,
+    kvm: Arc<Kvm>,
+    tsc_khz: u32,
+    memory: u64,
+    hypercalls: HypercallMode,
+    serves_all_events: bool,
+    rewritten_sites: usize,
+    input: bool,
+    console: Console,
+    writers: Vec<ConsoleWriter>,
 }
 
 impl Machine {
@@ -177,44 +150,18 @@ impl Machine {
         let clock_service =
             clock_service(config.vmclock, &config.time_source, &vm, &domain, &platform, memory)?;
         platform.start(&domain).map_err(host("the timer thread"))?;
-        let XenVm { vm, vcpus, clock, tsc_khz, .. } = vm;
-        let stubs = stubs(hypercalls);
         tracing::debug!("ready to run");
-        let exit = ExitLatch::default();
-        let quiesce = Quiesce::new(config.cpus);
-        let pause = Arc::new(Pause::new(config.cpus));
-        let suspend = SuspendGate::default();
-        let shared = Arc::new(Shared {
+        Ok(Self::assemble(Assembly {
+            tsc_khz: vm.tsc_khz,
+            vm,
+            kvm,
             domain,
             platform,
-            vm,
-            stubs,
             devices,
-            exit,
-            pause,
-            suspend,
-            quiesce,
-        });
-        let facts = Facts {
-            vcpus: config.cpus,
-            memory_bytes: config.memory,
-            hypercalls,
-            xen_version: config.xen_version,
-        };
-        let control = Control::new(Arc::clone(&shared), Arc::clone(&clock), facts);
-        let clocks = Arc::clone(&clock_service);
-        control.set_clock_reader(Box::new(move || clocks.metrics()));
-        Ok(Self {
-            shared,
-            control: Arc::new(control),
-            vcpus,
-            saved: None,
-            clock,
-            slots,
             clock_service,
             vmclock: config.vmclock,
-            kvm: Arc::new(kvm),
-            tsc_khz,
+            slots,
+            saved: None,
             memory: config.memory,
             hypercalls,
             serves_all_events,
@@ -222,7 +169,52 @@ impl Machine {
             input: config.input,
             console: config.console,
             writers,
-        })
+        }))
+    }
+
+    /// Puts the parts of a new machine, or of a restored one, together.
+    pub(super) fn assemble(parts: Assembly) -> Self {
+        let XenVm { vm, vcpus, clock, .. } = parts.vm;
+        let DomainConfig { vcpus: cpus, xen_version, .. } = *parts.domain.config();
+        let shared = Arc::new(Shared {
+            domain: parts.domain,
+            platform: parts.platform,
+            vm,
+            stubs: stubs(parts.hypercalls),
+            devices: parts.devices,
+            exit: ExitLatch::default(),
+            pause: Arc::new(Pause::new(cpus)),
+            suspend: SuspendGate::default(),
+            quiesce: Quiesce::new(cpus),
+        });
+        let facts = Facts {
+            vcpus: cpus,
+            memory_bytes: parts.memory,
+            hypercalls: parts.hypercalls,
+            xen_version,
+        };
+        let control = Control::new(Arc::clone(&shared), Arc::clone(&clock), facts);
+        let clocks = Arc::clone(&parts.clock_service);
+        control.set_clock_reader(Box::new(move || clocks.metrics()));
+        Self {
+            shared,
+            control: Arc::new(control),
+            vcpus,
+            saved: parts.saved,
+            clock,
+            slots: parts.slots,
+            clock_service: parts.clock_service,
+            vmclock: parts.vmclock,
+            kvm: Arc::new(parts.kvm),
+            tsc_khz: parts.tsc_khz,
+            memory: parts.memory,
+            hypercalls: parts.hypercalls,
+            serves_all_events: parts.serves_all_events,
+            rewritten_sites: parts.rewritten_sites,
+            input: parts.input,
+            console: parts.console,
+            writers: parts.writers,
+        }
     }
 
     /// Runs the guest to its end.
@@ -325,89 +317,6 @@ impl Machine {
     }
 }
 
-/// The machine's side of the emulated hypervisor. `ram_regions` are those that
-/// the guest began with.
-pub(super) fn platform(
-    vm: &XenVm,
-    memory: &GuestRamHandle,
-    ram_regions: usize,
-    (caps, clock, serves_all_events): (Capabilities, ClockMode, bool),
-    consoles: &Consoles,
-) -> Arc<KvmPlatform> {
-    let hvc = consoles.to(Console::Hvc);
-    let services = MachineServices {
-        console: Box::new(move |bytes| hvc.push(bytes)),
-        backer: page_backer(Arc::clone(&vm.vm), memory.clone(), ram_regions),
-        releaser: page_releaser(memory.clone()),
-    };
-    let vcpus = u32::try_from(vm.vcpus.len()).unwrap_or(0);
-    let (kvm, time) = (Arc::clone(&vm.vm), Arc::clone(&vm.clock));
-    let platform = KvmPlatform::new(kvm, time, vcpus, caps, clock, services);
-    Arc::new(if serves_all_events { platform.serving_all_events() } else { platform })
-}
-
-/// What interrupts the guest for its serial port.
-pub(super) fn serial_line(vm: &XenVm) -> Result<EventFd, MachineError> {
-    let line = EventFd::new(libc::EFD_NONBLOCK).map_err(host("an eventfd"))?;
-    vm.vm.register_irqfd(&line, acpi::COM1_GSI).map_err(|error| {
-        host("the serial port's interrupt")(std::io::Error::from_raw_os_error(error.errno()))
-    })?;
-    Ok(line)
-}
-
-/// What the stubs of the hypercall page execute.
-pub(super) fn stubs(hypercalls: HypercallMode) -> HypercallStubs {
-    let by_port = StubKind::PortIo(vcpu::HYPERCALL_PORT);
-    match hypercalls {
-        HypercallMode::KvmXen => HypercallStubs { general: intercepted_stub(), sched_op: by_port },
-        HypercallMode::PortIo => by_port.into(),
-    }
-}
-
-/// What keeps the guest's clocks; its VMClock page, if it has one, is published.
-pub(super) fn clock_service(
-    vmclock: bool,
-    time_source: &TimeSource,
-    vm: &XenVm,
-    domain: &Arc<Domain>,
-    platform: &Arc<KvmPlatform>,
-    memory: GuestRamHandle,
-) -> Result<Arc<ClockService>, MachineError> {
-    let bells = if vmclock {
-        Some(vmclock_device::connect(&vm.vm).map_err(host("the VMClock's interrupts"))?)
-    } else {
-        None
-    };
-    let place = vmclock.then(|| VmClockPlace {
-        memory,
-        gpa: VMCLOCK_GPA,
-        generation_gpa: GENERATION_GPA,
-        generation_id: random_uuid(),
-    });
-    let platform = Arc::downgrade(platform);
-    let guest = MachineGuest {
-        domain: Arc::clone(domain),
-        clock: Arc::clone(&vm.clock),
-        platform: platform.clone(),
-        bells,
-    };
-    let pairs = kvm_pairs(Arc::clone(&vm.vm));
-    let service = ClockService::new(
-        ClockSettings::default(),
-        &vm.clock,
-        guest,
-        time_source,
-        Some(Box::new(pairs)),
-        place,
-    )?;
-    Ok(Arc::new(service.with_guarded(move || {
-        platform.upgrade().map_or((0, 0, 0), |platform| {
-            let report = platform.guarded().report();
-            (report.rewrites, report.jumps, report.largest_jump_ns)
-        })
-    })))
-}
-
 /// Reads the wallclock page as the guest would, and compares it with the host.
 pub(super) fn wallclock_error(domain: &Domain, clock: &KvmClock) -> Option<i128> {
     let epoch = domain.wallclock_page()?;
@@ -430,19 +339,6 @@ fn domain_config(config: &MachineConfig, vm: &XenVm, boot: &Loaded) -> DomainCon
         store_page: Some(GuestAddress(XENSTORE_PFN * PAGE_SIZE)),
         incarnation: 1,
     }
-}
-
-/// A version 4 UUID; all zeroes where the host has no randomness.
-pub(super) fn random_uuid() -> [u8; 16] {
-    let mut uuid = [0; 16];
-    let filled =
-        std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut uuid));
-    if let Err(error) = filled {
-        tracing::warn!(%error, "the guest's UUID is all zeroes");
-    }
-    uuid[6] = uuid[6] & 0x0f | 0x40;
-    uuid[8] = uuid[8] & 0x3f | 0x80;
-    uuid
 }
 
 /// CPUID, registers and MSRs of every vCPU. The others wait for INIT and SIPI.
@@ -480,40 +376,4 @@ fn set_up_vcpus(
         }
     }
     Ok(())
-}
-
-/// Gives what the guest does not need any more back to the host.
-fn page_releaser(memory: GuestRamHandle) -> PageReleaser {
-    Box::new(move |start, pages| release_pages(&memory.memory(), start, pages))
-}
-
-/// Backs single pages beyond RAM, each with a region and a slot of its own.
-fn page_backer(vm: Arc<VmFd>, memory: GuestRamHandle, ram_regions: usize) -> PageBacker {
-    /// Grant frames, status frames and shared_info, with room to spare.
-    const MOST_PAGES: usize = 256;
-    /// No machine here has memory beyond this, and every guest can address it.
-    const END: u64 = 1 << 40;
-    Box::new(move |gpa| {
-        let page = GuestAddress(gpa.raw_value() & !(PAGE_SIZE - 1));
-        let lock = memory.lock().map_err(|_| Errno::ENOMEM)?;
-        let now = memory.memory();
-        let slot = now.num_regions();
-        if page.raw_value() >= END || now.address_in_range(page) {
-            return Err(Errno::EINVAL);
-        }
-        if slot >= ram_regions + MOST_PAGES {
-            return Err(Errno::ENOMEM);
-        }
-        let size = usize::try_from(PAGE_SIZE).map_err(|_| Errno::ENOMEM)?;
-        let region = GuestRegionMmap::from_range(page, size, None).map_err(|_| Errno::ENOMEM)?;
-        let region = Arc::new(region);
-        let grown = now.insert_region(Arc::clone(&region)).map_err(|_| Errno::EINVAL)?;
-        let slot = u32::try_from(slot).map_err(|_| Errno::ENOMEM)?;
-        add_memory(&vm, slot, &region).map_err(|error| {
-            tracing::debug!(%error, "a page of the guest could not be backed");
-            Errno::EINVAL
-        })?;
-        lock.replace(grown);
-        Ok(())
-    })
 }

@@ -4,45 +4,35 @@
 //! TSC where it goes on, before anything else of it; the hypervisor; interrupt
 //! controllers; vCPUs, TSC deadlines last; Xen's timers.
 
-use std::fs::File;
-use std::io::{BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VcpuFd};
-use vm_memory::{GuestAddress, GuestRegionMmap};
 use xen_abi::cpuid::XEN_CPUID_FIRST_LEAF;
 
 use super::clock_service::ClockService;
 use super::config::{Console, MachineError, host};
-use super::control::{Control, Facts};
 use super::devices::PortDevices;
-use super::exit::ExitLatch;
-use super::load::{check_cpus, make_memory};
-use super::machine::{Consoles, Machine, clock_service, platform, random_uuid, serial_line, stubs};
-use super::memory::PAGE_SIZE;
+use super::load::check_cpus;
+use super::machine::Machine;
 use super::migrate::ram_slots;
-use super::pause::Pause;
+use super::parts::{Assembly, Consoles, clock_service, platform, random_uuid, serial_line};
 use super::power::PowerState;
-use super::quiesce::Quiesce;
-use super::save::{MachineState, SerialSection, VcpuSection, VmClockSection};
-use super::suspend::SuspendGate;
-use super::vcpu::Shared;
+use super::save::{VcpuSection, VmClockSection};
+use super::saved_guest::SavedGuest;
 use crate::clock::tai::Tai;
 use crate::clock::{FrequencyError, TscFrequency};
 use crate::host::{Bracketed, PairError, PairSource, TimeSource};
 use crate::kvm::{
-    Capabilities, ClockMode, HypercallMode, IrqchipState, KvmFeature, PlatformState, RestoredTsc,
-    XenVm, XenVmConfig, check_xsave, guest_cpuid, share_registers,
+    Capabilities, ClockMode, HypercallMode, KvmFeature, RestoredTsc, XenVm, XenVmConfig,
+    check_xsave, guest_cpuid, share_registers,
 };
-use crate::pages::{GuestRam, GuestRamHandle};
+use crate::pages::GuestRamHandle;
 use crate::state::{
-    FrequencyPlan, HostNow, RestoredTime, Section, StateError, StateReader, StoppedClock, Tag,
-    TimeError, TimePolicy, read_pages, tag,
+    FrequencyPlan, HostNow, RestoredTime, StateError, StoppedClock, TimeError, TimePolicy, tag,
 };
-use crate::xen::{
-    Clock, Domain, DomainState, MAX_VCPUS, RenewError, Resumed, XenstoreState, cpuid,
-};
+use crate::xen::{Clock, Domain, MAX_VCPUS, RenewError, Resumed, cpuid};
 
 /// Who is told that the guest was restored, after everything of it is there and
 /// before it runs: devices that tell the guest.
@@ -94,162 +84,6 @@ pub(super) fn host_now(host_khz: u32) -> Result<HostNow, HostTimeError> {
         host_error_ns: reading.sync.maxerror_ns,
         boot_id: boot_id.trim().to_owned(),
     })
-}
-
-/// A saved guest, read whole: its memory, and everything else of it.
-pub struct SavedGuest {
-    machine: MachineState,
-    ram: GuestRam,
-    /// Regions that it began with.
-    ram_regions: usize,
-    domain: DomainState,
-    vcpus: Vec<VcpuSection>,
-    irqchip: IrqchipState,
-    platform: PlatformState,
-    serial: SerialSection,
-    vmclock: Option<VmClockSection>,
-    store: Option<XenstoreState>,
-    clock: StoppedClock,
-}
-
-impl std::fmt::Debug for SavedGuest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SavedGuest").field("machine", &self.machine).finish_non_exhaustive()
-    }
-}
-
-/// A section that there is once.
-struct Once<T>(Tag, Option<T>);
-
-impl<T: serde::de::DeserializeOwned> Once<T> {
-    fn take(&mut self, section: &Section) -> Result<(), StateError> {
-        if self.1.is_some() || section.index != 0 {
-            return Err(StateError::Misplaced { tag: self.0, index: section.index });
-        }
-        self.1 = Some(section.value()?);
-        Ok(())
-    }
-
-    fn get(self) -> Result<T, StateError> {
-        self.1.ok_or(StateError::Missing { tag: self.0 })
-    }
-}
-
-impl SavedGuest {
-    /// Opens and reads a file.
-    ///
-    /// # Errors
-    /// [`StateError`], or what memory the host has not got.
-    pub fn open(path: &Path) -> Result<Self, MachineError> {
-        let open = |error| StateError::Open { path: path.to_owned(), error };
-        let file = File::open(path).map_err(open)?;
-        Self::read(BufReader::with_capacity(1 << 20, file))
-    }
-
-    /// Reads a stream to its end.
-    ///
-    /// # Errors
-    /// As [`SavedGuest::open`].
-    pub fn read(from: impl Read) -> Result<Self, MachineError> {
-        let mut reader = StateReader::new(from)?;
-        let saved = Self::read_from(&mut reader)?;
-        reader.finish()?;
-        Ok(saved)
-    }
-
-    /// Reads the sections of a stream that may go on after its end.
-    pub(super) fn read_from(reader: &mut StateReader<impl Read>) -> Result<Self, MachineError> {
-        let first = reader.next_section()?.ok_or(StateError::Missing { tag: tag::MACHINE })?;
-        if first.tag != tag::MACHINE {
-            return Err(StateError::Missing { tag: tag::MACHINE }.into());
-        }
-        let machine: MachineState = first.value()?;
-        check_cpus(machine.cpus, MAX_VCPUS)?;
-        let (ram, ram_regions) = memory_of(&machine)?;
-        let mut domain = Once(tag::DOMAIN, None);
-        let mut irqchip = Once(tag::IRQCHIP, None);
-        let mut platform = Once(tag::PLATFORM, None);
-        let mut serial = Once(tag::SERIAL, None);
-        let mut vmclock = Once(tag::VMCLOCK, None);
-        let mut store = Once(tag::XENSTORE, None);
-        let mut clock = Once(tag::CLOCK, None);
-        let mut vcpus = Vec::new();
-        while let Some(section) = reader.next_section()? {
-            match section.tag {
-                tag::PAGES => read_pages(&section, &ram)?,
-                tag::DOMAIN => domain.take(&section)?,
-                tag::IRQCHIP => irqchip.take(&section)?,
-                tag::PLATFORM => platform.take(&section)?,
-                tag::SERIAL => serial.take(&section)?,
-                tag::VMCLOCK => vmclock.take(&section)?,
-                tag::XENSTORE => store.take(&section)?,
-                tag::CLOCK => clock.take(&section)?,
-                tag::VCPU if section.index as usize == vcpus.len() => vcpus.push(section.value()?),
-                tag::VCPU | tag::MACHINE => {
-                    let (tag, index) = (section.tag, section.index);
-                    return Err(StateError::Misplaced { tag, index }.into());
-                }
-                tag if tag.is_critical() => return Err(StateError::Unknown { tag }.into()),
-                tag => tracing::debug!(%tag, "a section that is not known is left out"),
-            }
-        }
-        if vcpus.len() != machine.cpus as usize {
-            return Err(StateError::Missing { tag: tag::VCPU }.into());
-        }
-        let domain: DomainState = domain.get()?;
-        if domain.config.vcpus != machine.cpus {
-            let why = format!("it has {} vCPUs, the machine {}", domain.config.vcpus, machine.cpus);
-            return Err(StateError::Contents { tag: tag::DOMAIN, why }.into());
-        }
-        Ok(Self {
-            machine,
-            ram,
-            ram_regions,
-            domain,
-            vcpus,
-            irqchip: irqchip.get()?,
-            platform: platform.get()?,
-            serial: serial.get()?,
-            vmclock: vmclock.1,
-            store: store.1,
-            clock: clock.get()?,
-        })
-    }
-
-    /// What the machine is made of.
-    pub fn machine(&self) -> &MachineState {
-        &self.machine
-    }
-
-    /// The emulated hypervisor.
-    pub fn domain(&self) -> &DomainState {
-        &self.domain
-    }
-
-    /// The clock at which it stopped.
-    pub fn clock(&self) -> &StoppedClock {
-        &self.clock
-    }
-}
-
-/// The memory that a machine had: as it began, and the pages that were put
-/// beyond it since.
-fn memory_of(machine: &MachineState) -> Result<(GuestRam, usize), MachineError> {
-    let (layout, mut ram) = make_memory(machine.memory)?;
-    let first: Vec<_> = layout.regions().into_iter().map(|(at, len)| (at.0, len as u64)).collect();
-    let refused = |why: String| StateError::Contents { tag: tag::MACHINE, why };
-    if let Some((at, _)) = first.iter().find(|region| !machine.regions.contains(region)) {
-        return Err(refused(format!("it has no memory at {at:#x}")).into());
-    }
-    for (at, len) in machine.regions.iter().filter(|region| !first.contains(region)) {
-        let page = *len == PAGE_SIZE && at % PAGE_SIZE == 0;
-        let size = usize::try_from(PAGE_SIZE).ok().filter(|_| page);
-        let region =
-            size.and_then(|size| GuestRegionMmap::from_range(GuestAddress(*at), size, None).ok());
-        let grown = region.and_then(|region| ram.insert_region(Arc::new(region)).ok());
-        ram = grown.ok_or_else(|| refused(format!("no memory can be at {at:#x}+{len:#x}")))?;
-    }
-    Ok((ram, first.len()))
 }
 
 impl Machine {
@@ -351,12 +185,11 @@ impl Machine {
         for tell in &config.on_restored {
             tell(&time, &domain);
         }
-        let XenVm { vm, vcpus, clock, .. } = vm;
-        let since_stop_ns = clock.system_time_ns().saturating_sub(stopped_ns(&saved.clock)?);
+        let since_stop_ns = vm.clock.system_time_ns().saturating_sub(stopped_ns(&saved.clock)?);
         tracing::info!(
             since_stop_ns,
             away_ns = %time.away_ns, bridge = ?time.bridge, error_ns = time.error_ns,
-            incarnation = time.incarnation, tsc_offset = clock.tsc().offset(),
+            incarnation = time.incarnation, tsc_offset = vm.clock.tsc().offset(),
             "the guest goes on"
         );
         let power = |vcpu: &VcpuSection| PowerState {
@@ -364,42 +197,16 @@ impl Machine {
             stopped_in: vcpu.stopped_in,
             init_told: vcpu.init_told,
         };
-        let exit = ExitLatch::default();
-        let quiesce = Quiesce::new(saved.machine.cpus);
-        let stubs = stubs(hypercalls);
-        let pause = Arc::new(Pause::new(saved.machine.cpus));
-        let suspend = SuspendGate::default();
-        let shared = Arc::new(Shared {
+        let machine = Self::assemble(Assembly {
+            vm,
+            kvm,
             domain,
             platform,
-            vm,
-            stubs,
             devices,
-            exit,
-            pause,
-            suspend,
-            quiesce,
-        });
-        let facts = Facts {
-            vcpus: saved.machine.cpus,
-            memory_bytes: saved.machine.memory,
-            hypercalls,
-            xen_version: saved.domain.config.xen_version,
-        };
-        let control = Control::new(Arc::clone(&shared), Arc::clone(&clock), facts);
-        let clocks = Arc::clone(&clock_service);
-        control.set_clock_reader(Box::new(move || clocks.metrics()));
-        let control = Arc::new(control);
-        let machine = Self {
-            shared,
-            control,
             clock_service,
             vmclock,
-            vcpus,
-            saved: Some(saved.vcpus.iter().map(power).collect()),
-            clock,
             slots,
-            kvm: Arc::new(kvm),
+            saved: Some(saved.vcpus.iter().map(power).collect()),
             tsc_khz: saved.clock.tsc_khz,
             memory: saved.machine.memory,
             hypercalls,
@@ -408,7 +215,7 @@ impl Machine {
             input: config.input,
             console: shown,
             writers,
-        };
+        });
         Ok((machine, time))
     }
 }

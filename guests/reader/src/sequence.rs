@@ -33,6 +33,16 @@ impl Word for AtomicU32 {
     }
 }
 
+impl<W: Word> Word for &W {
+    fn load(&self) -> u32 {
+        W::load(self)
+    }
+
+    fn acquire_fence() {
+        W::acquire_fence();
+    }
+}
+
 impl StoreWord for AtomicU32 {
     fn store(&self, value: u32) {
         AtomicU32::store(self, value.to_le(), Ordering::Relaxed);

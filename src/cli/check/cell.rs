@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::CheckError;
 use super::record::{End, Strayed, line_to_json};
-use crate::cli::args::{CheckCellArgs, ConsoleArg};
+use crate::cli::args::CheckCellArgs;
 use crate::cli::evidence::{Report, agreement, realtime_error, samples};
 use crate::cli::run::{CliError, machine_config};
 use crate::host::{RealtimePair, read_realtime};
-use crate::vmm::config::{Console, Initrd, Kernel, MachineConfig};
+use crate::vmm::config::{Initrd, Kernel, MachineConfig};
 use crate::vmm::exit::ExitReason;
 use crate::vmm::initrd;
 use crate::vmm::machine::{Machine, MachineReport};
@@ -81,11 +81,7 @@ pub fn config(args: &CheckCellArgs) -> Result<MachineConfig, CliError> {
     };
     let initrd = initrd::with_agent(&user).ok_or(CheckError::NoAgent)?;
     config.initrd = Some(Initrd::Bytes(initrd.into()));
-    config.console = match args.console {
-        ConsoleArg::Serial => Console::Serial,
-        ConsoleArg::Hvc => Console::Hvc,
-        ConsoleArg::None => Console::None,
-    };
+    config.console = args.console.into();
     config.cmdline.clone_from(&args.cmdline);
     Ok(config)
 }

@@ -2,7 +2,6 @@
 //! it, beside the host's own clock at the same TSC.
 
 use core::cell::Cell;
-use core::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use guest_clock::Refusal;
@@ -107,19 +106,6 @@ pub(super) struct Sampler {
     offsets: OffsetWatch,
 }
 
-/// A word of a page that the service may be writing.
-struct Shared<'a>(&'a AtomicU32);
-
-impl guest_clock::Word for Shared<'_> {
-    fn load(&self) -> u32 {
-        guest_clock::Word::load(self.0)
-    }
-
-    fn acquire_fence() {
-        AtomicU32::acquire_fence();
-    }
-}
-
 /// What a guest reads, and the host's reading at that counter value.
 struct Both {
     reading: vmclock::Reading,
@@ -178,9 +164,8 @@ impl Sampler {
             tsc
         };
         let memory = page.memory.memory();
-        let read = with_vmclock_words(&memory, page.gpa, |words| {
-            vmclock::read(&words.map(Shared), &counter, TRIES)
-        })?;
+        let read =
+            with_vmclock_words(&memory, page.gpa, |words| vmclock::read(&words, &counter, TRIES))?;
         match (read, host.take()) {
             (_, Some(Err(error))) => Err(error.into()),
             (Ok(reading), Some(Ok(host))) => Ok(Both { reading, host }),

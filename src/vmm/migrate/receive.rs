@@ -10,7 +10,8 @@ use crate::state::{RestoredTime, StateError, StateReader};
 use crate::vmm::api::socket::ApiSocket;
 use crate::vmm::config::MachineError;
 use crate::vmm::machine::Machine;
-use crate::vmm::restore::{RestoreConfig, SavedGuest};
+use crate::vmm::restore::RestoreConfig;
+use crate::vmm::saved_guest::SavedGuest;
 
 /// A source that is alive says something within this.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -22,19 +22,6 @@ pub struct Device {
     page: *const AtomicU32,
 }
 
-/// A word of the page.
-struct Shared<'a>(&'a AtomicU32);
-
-impl guest_clock::Word for Shared<'_> {
-    fn load(&self) -> u32 {
-        guest_clock::Word::load(self.0)
-    }
-
-    fn acquire_fence() {
-        AtomicU32::acquire_fence();
-    }
-}
-
 impl Device {
     pub fn open(path: &str) -> io::Result<Self> {
         let file = File::open(path)?;
@@ -51,12 +38,12 @@ impl Device {
 
     /// One reading by `guest-clock`.
     pub fn read(&self, tries: u32) -> Result<Reading, Refusal> {
-        let words: [Shared<'_>; WORDS] = std::array::from_fn(|n| {
+        let words: [&AtomicU32; WORDS] = std::array::from_fn(|n| {
             // SAFETY: inside the mapped page, which is aligned and lives as long as
             // `self`.
             let word = unsafe { self.page.add(n) };
             // SAFETY: as above; the host writes it by atomic stores alone.
-            Shared(unsafe { &*word })
+            unsafe { &*word }
         });
         vmclock::read(&words, &tsc, tries)
     }
