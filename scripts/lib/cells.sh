@@ -7,9 +7,11 @@ CELLS_SKIPPED=0
 CELLS_FAILED_NAMES=()
 # The nested host's emulated CPU faults now and then when both of its CPUs are
 # busy (docs/testing.md). What such a fault leaves in a log: the host's kernel dies,
-# a guest's CPU does, or the CPU that runs a vCPU hears no interrupt any more. A cell
-# that shows it runs again, twice at the most, which is said aloud.
-CELLS_FAULT='the nested host ended while the command ran|triple fault on vCPU'
+# even at boot; a guest's CPU does; a guest's kernel meets an exception where none can
+# be; or the CPU that runs a vCPU hears no interrupt any more. A cell that shows it
+# runs again, twice at the most, which is said aloud: what fails always fails still.
+CELLS_FAULT='the nested host ended|stopped before the command began|triple fault on vCPU'
+CELLS_FAULT+='|Kernel panic - not syncing: Fatal exception'
 CELLS_FAULT+='|BUG: soft lockup - CPU#[0-9]+ stuck for [0-9]+s! \[vcpu'
 CELLS_RETRIES_LEFT=8
 
