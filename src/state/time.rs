@@ -125,6 +125,9 @@ pub struct RestoredTime {
     /// How far the guest's clock may be from where it would have been, ns; 0 for
     /// the same boot and for freeze.
     pub error_ns: u64,
+    /// The part of it that is not the two hosts' distance from true time, ns: what
+    /// their readings and the arithmetic may be off.
+    pub own_error_ns: u64,
     /// The guest's incarnation from now on.
     pub incarnation: u32,
 }
@@ -279,19 +282,20 @@ impl StoppedClock {
         let frequency = self.frequency()?;
         let away_units = now.tai.since(Tai::from_units(self.tai));
         let away = |units: i128| Tai::from_units(units).ns_floor();
-        let restored = |start, bridge, error_ns| RestoredTime {
+        let restored = |start, bridge, hosts_error_ns: u64, own_error_ns: u64| RestoredTime {
             policy,
             start,
             bridge,
             away_ns: away(away_units),
-            error_ns,
+            error_ns: own_error_ns.saturating_add(hosts_error_ns),
+            own_error_ns,
             incarnation: self.incarnation.saturating_add(1),
         };
         match policy {
             TimePolicy::Inject if !self.suspended => Err(TimeError::NotSuspended),
             TimePolicy::Freeze | TimePolicy::Inject => {
                 let start = TscStart::WhenSet { guest_tsc: self.guest_tsc };
-                Ok(restored(start, Bridge::None, 0))
+                Ok(restored(start, Bridge::None, 0, 0))
             }
             TimePolicy::Advance => {
                 if let Some(ticks) = self.same_boot_ticks(now, frequency, away_units) {
@@ -299,7 +303,7 @@ impl StoppedClock {
                     // Through the pair of the stop: the offset is what it was.
                     let (host_tsc, guest_tsc) = (self.host_tsc, self.pair_guest_tsc);
                     let start = TscStart::At { host_tsc, guest_tsc };
-                    return Ok(restored(start, Bridge::HostTsc, 0));
+                    return Ok(restored(start, Bridge::HostTsc, 0, 0));
                 }
                 match (self.tai_known, now.tai_known) {
                     (false, true) => return Err(TimeError::TaiUnknown { who: "the saving" }),
@@ -316,8 +320,7 @@ impl StoppedClock {
                 let hosts = self.host_error_ns.saturating_add(now.host_error_ns);
                 // Two ticks of rounding, at least 1 ns.
                 let rounding = u64::try_from(frequency.nanos_floor(2)).unwrap_or(0) + 1;
-                let error_ns = pairs.saturating_add(hosts).saturating_add(rounding);
-                Ok(restored(start, Bridge::Tai, error_ns))
+                Ok(restored(start, Bridge::Tai, hosts, pairs.saturating_add(rounding)))
             }
         }
     }

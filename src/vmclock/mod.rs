@@ -15,5 +15,5 @@ mod page;
 mod status;
 
 pub use feed::{Fed, TaiFeed};
-pub use page::{Notice, TimeType, Update, VmClock, VmClockConfig};
+pub use page::{Notice, Seen, TimeType, Update, VmClock, VmClockConfig};
 pub use status::{ClockStatus, clock_status};

@@ -85,19 +85,51 @@ pub struct VmClock {
     config: VmClockConfig,
     disruption_marker: u64,
     generation: u64,
+    /// What the guest's moves add to the bound, ns.
+    moves_error_ns: u64,
     told: Option<Told>,
+}
+
+/// What a guest has seen of its VMClock before it was restored or moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The disruption marker.
+    pub disruption_marker: u64,
+    /// The generation counter.
+    pub generation: u64,
+    /// What its moves so far add to the bound, ns.
+    pub moves_error_ns: u64,
 }
 
 /// What a guest was last told that is worth a notification when it changes.
 type Told = (u64, u64, ClockStatus, TaiOffset, LeapIndicator, Notice);
 
 impl VmClock {
-    /// A device whose marker and generation counter start here: any numbers
-    /// for a new guest, the saved ones for a restored one, which then calls
-    /// [`disrupt`](Self::disrupt) or [`new_generation`](Self::new_generation).
+    /// A device of a new guest, for which any numbers do as marker and generation.
     #[must_use]
     pub const fn new(config: VmClockConfig, disruption_marker: u64, generation: u64) -> Self {
-        Self { config, disruption_marker, generation, told: None }
+        Self { config, disruption_marker, generation, moves_error_ns: 0, told: None }
+    }
+
+    /// The guest was restored or moved: the next page tells of it, a disruption of
+    /// what it has `seen`. The bound is wider from then on by what the move may have
+    /// put its counter off, `error_ns`, for whoever compares times from before and
+    /// after.
+    pub const fn go_on(&mut self, seen: Seen, error_ns: u64) {
+        self.disruption_marker = seen.disruption_marker;
+        self.generation = seen.generation;
+        self.moves_error_ns = seen.moves_error_ns.saturating_add(error_ns);
+        self.disrupt();
+    }
+
+    /// What the guest has seen: save it with the guest.
+    #[must_use]
+    pub const fn seen(&self) -> Seen {
+        Seen {
+            disruption_marker: self.disruption_marker,
+            generation: self.generation,
+            moves_error_ns: self.moves_error_ns,
+        }
     }
 
     /// The configuration.
@@ -106,16 +138,10 @@ impl VmClock {
         &self.config
     }
 
-    /// The disruption marker: save it with the guest.
+    /// The disruption marker.
     #[must_use]
     pub const fn disruption_marker(&self) -> u64 {
         self.disruption_marker
-    }
-
-    /// The generation counter: save it with the guest.
-    #[must_use]
-    pub const fn generation(&self) -> u64 {
-        self.generation
     }
 
     /// The next page tells of a disruption: a migration, a stepped host clock,
@@ -211,8 +237,11 @@ impl VmClock {
             period.rate_units(errors.rate_attos.saturating_add(errors.host_rate_attos));
         page.time_sec = u64::try_from(time.sec()).unwrap_or(0); // `flags` refused those before 1970
         page.time_frac_sec = time.frac();
-        page.time_esterror_nanosec = errors.pair_est_ns.saturating_add(errors.host_est_ns);
-        page.time_maxerror_nanosec = errors.pair_ns.saturating_add(errors.host_ns);
+        let moves_ns = self.moves_error_ns;
+        page.time_esterror_nanosec =
+            errors.pair_est_ns.saturating_add(errors.host_est_ns).saturating_add(moves_ns);
+        page.time_maxerror_nanosec =
+            errors.pair_ns.saturating_add(errors.host_ns).saturating_add(moves_ns);
         if time.sec() < 0 {
             page.clock_status = abi::VMCLOCK_STATUS_UNRELIABLE;
         }

@@ -40,7 +40,7 @@ use crate::host::{
 };
 use crate::kvm::KvmClock;
 use crate::pages::{GuestRamHandle, PageError};
-use crate::vmclock::{Notice, TaiFeed, TimeType, VmClock, VmClockConfig};
+use crate::vmclock::{Notice, Seen, TaiFeed, TimeType, VmClock, VmClockConfig};
 use crate::xen::Clock as _;
 
 /// Why a guest's clocks can not be kept.
@@ -249,13 +249,14 @@ impl ClockService {
         engine.refresh(self.guest.as_ref(), Cause::Due);
     }
 
-    /// Tells the guest that it is another copy of itself, which is a disruption
-    /// too. `id` is its new generation identifier.
+    /// Tells the guest, which has `seen` that much of its clock, that it was moved: a
+    /// disruption, and `error_ns` more of bound for good. Where it is another copy of
+    /// itself now, `id` is its new generation identifier.
     ///
     /// # Errors
     /// [`PageError`] where the identifier's memory is none.
-    pub fn new_generation(&self, id: [u8; 16]) -> Result<(), PageError> {
-        self.engine().new_generation(self.guest.as_ref(), id)
+    pub fn go_on(&self, seen: Seen, error_ns: u64, id: Option<[u8; 16]>) -> Result<(), PageError> {
+        self.engine().go_on(self.guest.as_ref(), seen, error_ns, id)
     }
 
     /// Publishes everything again by a new reading, now.
@@ -263,11 +264,9 @@ impl ClockService {
         self.engine().refresh(self.guest.as_ref(), Cause::Due);
     }
 
-    /// The disruption marker and the generation counter of the page, to be saved
-    /// with the guest.
-    pub fn markers(&self) -> Option<(u64, u64)> {
-        let engine = self.engine();
-        engine.page().map(|page| (page.clock.disruption_marker(), page.clock.generation()))
+    /// What the guest has seen of its VMClock, to be saved with it.
+    pub fn seen(&self) -> Option<Seen> {
+        self.engine().page().map(|page| page.clock.seen())
     }
 
     fn run(&self) {

@@ -147,8 +147,9 @@ impl Machine {
         let devices =
             PortDevices::new(line, consoles.to(Console::Serial), consoles.to(Console::Hvc));
         platform.guarded().before_run(&vm.vm);
+        let id = config.vmclock.then(random_uuid);
         let clock_service =
-            clock_service(config.vmclock, &config.time_source, &vm, &domain, &platform, memory)?;
+            clock_service(id, &config.time_source, &vm, &domain, &platform, memory)?;
         platform.start(&domain).map_err(host("the timer thread"))?;
         tracing::debug!("ready to run");
         Ok(Self::assemble(Assembly {

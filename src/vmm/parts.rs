@@ -112,25 +112,26 @@ pub(super) fn stubs(hypercalls: HypercallMode) -> HypercallStubs {
     }
 }
 
-/// What keeps the guest's clocks; its VMClock page, if it has one, is published.
+/// What keeps the guest's clocks. A guest with a VMClock gives its generation
+/// identifier, and has its page published.
 pub(super) fn clock_service(
-    vmclock: bool,
+    generation_id: Option<[u8; 16]>,
     time_source: &TimeSource,
     vm: &XenVm,
     domain: &Arc<Domain>,
     platform: &Arc<KvmPlatform>,
     memory: GuestRamHandle,
 ) -> Result<Arc<ClockService>, MachineError> {
-    let bells = if vmclock {
+    let bells = if generation_id.is_some() {
         Some(vmclock_device::connect(&vm.vm).map_err(host("the VMClock's interrupts"))?)
     } else {
         None
     };
-    let place = vmclock.then(|| VmClockPlace {
+    let place = generation_id.map(|generation_id| VmClockPlace {
         memory,
         gpa: VMCLOCK_GPA,
         generation_gpa: GENERATION_GPA,
-        generation_id: random_uuid(),
+        generation_id,
     });
     let platform = Arc::downgrade(platform);
     let guest = MachineGuest {

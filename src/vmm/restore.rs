@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VcpuFd};
+use vm_memory::{Bytes, GuestAddressSpace};
 use xen_abi::cpuid::XEN_CPUID_FIRST_LEAF;
 
-use super::clock_service::ClockService;
 use super::config::{Console, MachineError, host};
 use super::devices::PortDevices;
 use super::load::check_cpus;
@@ -19,8 +19,9 @@ use super::machine::Machine;
 use super::migrate::ram_slots;
 use super::parts::{Assembly, Consoles, clock_service, platform, random_uuid, serial_line};
 use super::power::PowerState;
-use super::save::{VcpuSection, VmClockSection};
+use super::save::VcpuSection;
 use super::saved_guest::SavedGuest;
+use super::vmclock_device::GENERATION_GPA;
 use crate::clock::tai::Tai;
 use crate::clock::{FrequencyError, TscFrequency};
 use crate::host::{Bracketed, PairError, PairSource, TimeSource};
@@ -37,6 +38,15 @@ use crate::xen::{Clock, Domain, MAX_VCPUS, RenewError, Resumed, cpuid};
 /// Who is told that the guest was restored, after everything of it is there and
 /// before it runs: devices that tell the guest.
 pub type OnRestored = Arc<dyn Fn(&RestoredTime, &Arc<Domain>) + Send + Sync>;
+
+/// Where a guest comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// From a file, which may be restored again: another copy of the guest.
+    Restored,
+    /// From a process that runs it no more: the same guest.
+    Migrated,
+}
 
 /// Which guest goes on, and how.
 #[derive(Clone)]
@@ -99,7 +109,7 @@ impl Machine {
     ) -> Result<(Self, RestoredTime), MachineError> {
         let saved = SavedGuest::open(&config.path)?;
         tracing::debug!("the saved guest is read");
-        Self::go_on(saved, config, sink)
+        Self::go_on(saved, Arrival::Restored, config, sink)
     }
 
     /// As [`Machine::restore`], with a guest that was read already; the path is
@@ -109,6 +119,7 @@ impl Machine {
     /// As [`Machine::restore`].
     pub fn go_on(
         saved: SavedGuest,
+        arrival: Arrival,
         config: &RestoreConfig,
         sink: Box<dyn Write + Send>,
     ) -> Result<(Self, RestoredTime), MachineError> {
@@ -160,10 +171,15 @@ impl Machine {
         let (serial, hvc) = (consoles.to(Console::Serial), consoles.to(Console::Hvc));
         let devices = PortDevices::restored(line, serial, hvc, saved.serial)?;
         let vmclock = saved.machine.vmclock;
+        let new_id = (arrival == Arrival::Restored).then(random_uuid);
+        let id = new_id.unwrap_or_else(|| generation_id(&guest_memory));
+        let id = vmclock.then_some(id);
         let clock_service =
-            clock_service(vmclock, &TimeSource::Auto, &vm, &domain, &platform, guest_memory)?;
-        if let Some(before) = saved.vmclock {
-            go_beyond(&clock_service, before)?;
+            clock_service(id, &TimeSource::Auto, &vm, &domain, &platform, guest_memory)?;
+        if let Some(seen) = saved.vmclock {
+            clock_service.go_on(seen.into(), time.own_error_ns, new_id).map_err(|error| {
+                host("the VM generation's page")(std::io::Error::other(error.to_string()))
+            })?;
         }
         platform.start(&domain).map_err(host("the timer thread"))?;
         domain.reattach_console()?;
@@ -256,23 +272,10 @@ fn go_on_anew(
     Ok(())
 }
 
-/// Brings disruption marker and generation beyond what the guest has seen: it is
-/// another copy of itself, on a counter that was moved.
-fn go_beyond(service: &ClockService, before: VmClockSection) -> Result<(), MachineError> {
-    /// A guest has seen fewer restores and migrations than this.
-    const MOST: u32 = 1 << 16;
-    for _ in 0..MOST {
-        service.new_generation(random_uuid()).map_err(|error| {
-            host("the VM generation's page")(std::io::Error::other(error.to_string()))
-        })?;
-        let beyond = service.markers().is_none_or(|(marker, generation)| {
-            marker > before.disruption_marker && generation > before.generation
-        });
-        if beyond {
-            break;
-        }
-    }
-    Ok(())
+/// The generation identifier that a guest came with.
+fn generation_id(memory: &GuestRamHandle) -> [u8; 16] {
+    // Its memory was made with this page, and is saved whole.
+    memory.memory().read_obj(GENERATION_GPA).unwrap_or_default()
 }
 
 /// The frequency that this host gives its guests, kHz.

@@ -23,6 +23,7 @@ use crate::kvm::{
     serve_requests,
 };
 use crate::state::{AtomicFile, StateError, StateWriter, StoppedClock, tag, write_memory};
+use crate::vmclock::Seen;
 use crate::xen::{Clock, DomainState, RestoreError};
 
 /// How long the vCPUs have to stop. A guest that prints to a console that nobody
@@ -60,6 +61,22 @@ pub struct VmClockSection {
     pub disruption_marker: u64,
     /// The generation counter of the page.
     pub generation: u64,
+    /// What its moves so far add to the bound, ns.
+    #[serde(default)]
+    pub moves_error_ns: u64,
+}
+
+impl From<Seen> for VmClockSection {
+    fn from(Seen { disruption_marker, generation, moves_error_ns }: Seen) -> Self {
+        Self { disruption_marker, generation, moves_error_ns }
+    }
+}
+
+impl From<VmClockSection> for Seen {
+    fn from(section: VmClockSection) -> Self {
+        let VmClockSection { disruption_marker, generation, moves_error_ns } = section;
+        Self { disruption_marker, generation, moves_error_ns }
+    }
 }
 
 /// A vCPU: section `VCPU` of its number.
@@ -220,11 +237,7 @@ impl Savable {
             let began = Instant::now();
             self.shared.platform.hold_timers();
             let sections = self.vcpus(on_each, &indices);
-            let markers = self.clock_service.markers();
-            let vmclock = markers.map(|(disruption_marker, generation)| VmClockSection {
-                disruption_marker,
-                generation,
-            });
+            let vmclock = self.clock_service.seen().map(VmClockSection::from);
             let saved = sections.and_then(|vcpus| {
                 self.clock_service.while_still(|| self.write(file, &vcpus, vmclock, began))
             });

@@ -117,7 +117,27 @@ fn a_guest_is_notified_of_news_and_not_of_each_line() {
     }
     let page = read_vmclock(&mem, GPA).unwrap();
     assert_eq!((page.disruption_marker, page.vm_generation_counter), (2, 1));
-    assert_eq!((clock.disruption_marker(), clock.generation()), (2, 1));
+    let seen = Seen { disruption_marker: 2, generation: 1, moves_error_ns: 0 };
+    assert_eq!(clock.seen(), seen);
+}
+
+#[test]
+fn a_move_is_a_disruption_and_widens_the_bound_for_good() {
+    let mem = ram();
+    let before = Seen { disruption_marker: 7, generation: 3, moves_error_ns: 20 };
+    let mut clock = VmClock::new(config(TimeType::Tai), 1, 1);
+    let narrow = clock.page(&update());
+    assert_eq!(clock.publish(&mem, &update()), Ok(false));
+    clock.go_on(before, 300);
+    assert_eq!(clock.publish(&mem, &update()), Ok(true), "told");
+    let page = read_vmclock(&mem, GPA).unwrap();
+    assert_eq!((page.disruption_marker, page.vm_generation_counter), (8, 3));
+    assert_eq!(page.time_maxerror_nanosec, narrow.time_maxerror_nanosec + 320);
+    assert_eq!(page.time_esterror_nanosec, narrow.time_esterror_nanosec + 320);
+    let seen = Seen { disruption_marker: 8, generation: 3, moves_error_ns: 320 };
+    assert_eq!(clock.seen(), seen);
+    clock.go_on(Seen { moves_error_ns: u64::MAX, ..seen }, 1);
+    assert_eq!(clock.page(&update()).time_maxerror_nanosec, u64::MAX);
 }
 
 #[test]

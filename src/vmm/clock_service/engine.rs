@@ -7,7 +7,7 @@ use crate::clock::tai::{Observation, TaiOffset, wallclock};
 use crate::host::{PairError, PairSource, SourceKind};
 use crate::kvm::UtcLine;
 use crate::pages::{GuestRamHandle, PageError, publish_generation_id};
-use crate::vmclock::{ClockStatus, Notice, TaiFeed, Update, VmClock};
+use crate::vmclock::{ClockStatus, Notice, Seen, TaiFeed, Update, VmClock};
 use vm_memory::{GuestAddress, GuestAddressSpace};
 
 /// How good the clocks are to be.
@@ -256,18 +256,23 @@ impl Engine {
         until(self.reading_due).min(until(self.wallclock_due))
     }
 
-    /// The guest is another copy of itself from now on: `id` is its new
-    /// generation identifier.
-    pub(super) fn new_generation(
+    /// The guest was moved, and has seen that much before. With `id`, its new
+    /// generation identifier, it is another copy of itself.
+    pub(super) fn go_on(
         &mut self,
         guest: &dyn ClockedGuest,
-        id: [u8; 16],
+        seen: Seen,
+        error_ns: u64,
+        id: Option<[u8; 16]>,
     ) -> Result<(), PageError> {
         if let Some(page) = &mut self.page {
-            publish_generation_id(&page.memory.memory(), page.generation_gpa, id)?;
-            page.clock.new_generation();
+            page.clock.go_on(seen, error_ns);
             self.counts.disruptions += 1;
-            guest.notify_generation();
+            if let Some(id) = id {
+                publish_generation_id(&page.memory.memory(), page.generation_gpa, id)?;
+                page.clock.new_generation();
+                guest.notify_generation();
+            }
         }
         self.refresh(guest, Cause::Due);
         Ok(())

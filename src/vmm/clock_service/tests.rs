@@ -371,12 +371,21 @@ fn another_copy_is_told() {
     use vm_memory::{Bytes as _, GuestAddressSpace as _};
     let mut bench = Bench::new(&[]);
     let before = bench.page();
-    bench.engine.new_generation(&bench.guest, [9; 16]).unwrap();
-    let after = bench.page();
-    assert_ne!(after.vm_generation_counter, before.vm_generation_counter);
-    assert_ne!(after.disruption_marker, before.disruption_marker);
-    let id: [u8; 16] = bench.memory.memory().read_obj(GuestAddress(0x2000)).unwrap();
-    assert_eq!(id, [9; 16]);
+    let id = |bench: &Bench| -> [u8; 16] {
+        bench.memory.memory().read_obj(GuestAddress(0x2000)).unwrap()
+    };
+    let (first, seen) =
+        (id(&bench), Seen { disruption_marker: 70, generation: 7, moves_error_ns: 5 });
+    bench.engine.go_on(&bench.guest, seen, 10, None).unwrap();
+    let moved = bench.page();
+    assert_eq!((moved.disruption_marker, moved.vm_generation_counter), (71, 7));
+    assert_eq!(moved.time_maxerror_nanosec, before.time_maxerror_nanosec + 15);
+    assert_eq!(id(&bench), first, "the same guest, elsewhere");
+    bench.engine.go_on(&bench.guest, seen, 0, Some([9; 16])).unwrap();
+    let copied = bench.page();
+    assert!(copied.disruption_marker > 70);
+    assert_eq!(copied.vm_generation_counter, 8);
+    assert_eq!(id(&bench), [9; 16], "another copy");
 }
 
 /// The whole service on this machine's own clock: thread, samples, metrics, end.

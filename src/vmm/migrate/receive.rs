@@ -10,7 +10,7 @@ use crate::state::{RestoredTime, StateError, StateReader};
 use crate::vmm::api::socket::ApiSocket;
 use crate::vmm::config::MachineError;
 use crate::vmm::machine::Machine;
-use crate::vmm::restore::RestoreConfig;
+use crate::vmm::restore::{Arrival, RestoreConfig};
 use crate::vmm::saved_guest::SavedGuest;
 
 /// A source that is alive says something within this.
@@ -37,7 +37,7 @@ pub fn receive(
     let made = read(&stream).and_then(|saved| {
         tracing::debug!(took = ?began.elapsed(), "the whole guest is here");
         let began = Instant::now();
-        let made = Machine::go_on(saved, config, sink);
+        let made = Machine::go_on(saved, Arrival::Migrated, config, sink);
         tracing::debug!(took = ?began.elapsed(), "its machine is made");
         made
     });

@@ -237,11 +237,7 @@ fn rounds(
         let halted = stopped.elapsed();
         source.shared.platform.hold_timers();
         let sections = source.vcpus(on_each, &indices);
-        let markers = source.clock_service.markers();
-        let vmclock = markers.map(|(disruption_marker, generation)| VmClockSection {
-            disruption_marker,
-            generation,
-        });
+        let vmclock = source.clock_service.seen().map(VmClockSection::from);
         let moved = sections.map_err(MigrateError::from).and_then(|vcpus| {
             source.clock_service.while_still(|| {
                 let small = source.small(vmclock)?;
