@@ -5,7 +5,7 @@
 //! does. The lock of a queue is loom's mutex. Each step of the writer that holds
 //! the two together is also left out once: the model has to object.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test --release --test loom_events`.
+//! Run with `RUSTFLAGS="--cfg loom" cargo test --profile loom --no-default-features --test loom_events`.
 //!
 //! Loom takes SeqCst for AcqRel. That is enough here: what decides lies in one
 //! word each time, or goes from a word that was written before another one.

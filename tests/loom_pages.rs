@@ -6,7 +6,7 @@
 //! with one of its fences taken out: the model has to object, or its silence
 //! about the whole protocol would mean nothing.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test --release --test loom_pages`.
+//! Run with `RUSTFLAGS="--cfg loom" cargo test --profile loom --no-default-features --test loom_pages`.
 //!
 //! Two limits of loom 0.7 that shaped this file. It treats SeqCst as AcqRel:
 //! neither protocol uses SeqCst. And it remembers only the last access of each

@@ -5,7 +5,7 @@
 //! As in `loom_pages`, each protocol is also run with one of the writer's fences
 //! taken out, and the model has to object.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test --release --test loom_reader`.
+//! Run with `RUSTFLAGS="--cfg loom" cargo test --profile loom --no-default-features --test loom_reader`.
 #![cfg(loom)]
 
 use std::cell::Cell;

@@ -3,7 +3,7 @@
 
 # api_local: the control socket of a machine on this machine's KVM.
 api_local() {
-    KVM_XEN_CACHE="$CACHE" cargo test --release --test api -- --include-ignored --test-threads 1
+    KVM_XEN_CACHE="$CACHE" cargo test --test api -- --include-ignored --test-threads 1
 }
 
 # curl_kit DIR: curl with the libraries that it needs, to run where there are none.
