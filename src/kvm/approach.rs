@@ -10,6 +10,7 @@ use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data};
 use kvm_ioctls::VmFd;
 
 use super::KvmClock;
+use crate::host::read_realtime;
 use crate::xen::Clock as _;
 
 /// The clock may stand so far ahead of the line: less is a rounding. Not behind it,
@@ -37,21 +38,26 @@ pub(super) fn host_keeps_time_by_tsc() -> bool {
 }
 
 /// Sets KVM's clock to what the line says now, `ahead_ns` further on, as well as one
-/// call can.
+/// call can. Without a pair of KVM's, one of CLOCK_REALTIME between two readings of the
+/// TSC does: however late the call comes, KVM adds the time since.
 pub(super) fn set_once(vm: &VmFd, clock: &KvmClock, ahead_ns: i64) {
     let both = KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
-    let pair = vm.get_clock().ok().filter(|read| read.flags & both == both);
+    let stated = vm.get_clock().ok().filter(|read| read.flags & both == both);
+    let (host_tsc, realtime) = stated.map_or_else(
+        || {
+            let read = read_realtime();
+            (read.host_tsc, u64::try_from(read.utc_ns).unwrap_or(0))
+        },
+        |pair| (pair.host_tsc, pair.realtime),
+    );
     let set = |flags, realtime, system_time_ns: u64| {
         let clock = system_time_ns.saturating_add_signed(ahead_ns);
         vm.set_clock(&kvm_clock_data { clock, flags, realtime, ..Default::default() })
     };
-    let result = match pair {
-        Some(pair) => {
-            let guest_tsc = clock.tsc().from_host(pair.host_tsc);
-            set(KVM_CLOCK_REALTIME, pair.realtime, clock.line().system_time_ns(guest_tsc))
-        }
-        None => set(0, 0, clock.system_time_ns()),
-    };
+    let then_ns = clock.line().system_time_ns(clock.tsc().from_host(host_tsc));
+    // Before Linux 5.16 KVM takes a plain number only.
+    let result =
+        set(KVM_CLOCK_REALTIME, realtime, then_ns).or_else(|_| set(0, 0, clock.system_time_ns()));
     if let Err(error) = result {
         tracing::warn!(%error, "KVM's clock could not be set onto the line");
     }

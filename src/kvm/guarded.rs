@@ -29,9 +29,12 @@ const TIME_IN_VCPU_INFO: u64 = 32;
 /// A page further than this from the line is brought back, where KVM says how far its
 /// clock stands from it: one ns is a rounding.
 const EXACT_NS: u64 = approach::EXACT_NS.unsigned_abs();
-/// And where it does not, its masterclock being off: each vCPU's page is then another
-/// line, and none is exact.
+/// What was left of a disturbance may grow to this before it counts as another.
 const CORRECT_BEYOND_NS: u64 = 1_000;
+/// Where KVM does not say, its masterclock being off, each vCPU's page is another line
+/// that drifts with the host's clock. A page so far behind is brought on, to within a
+/// bracket of CLOCK_REALTIME. One that is ahead stays: a guest would see time go back.
+const INEXACT_NS: u64 = 20_000;
 /// How often that is tried for one disturbance.
 const MOST_TRIES: u32 = 8;
 
@@ -60,8 +63,10 @@ struct Correction {
     tries: u32,
     /// What is to be aimed at, ahead of the line, to hit it.
     ahead_ns: i64,
-    /// The same where KVM does not say how far it was missed: by pages.
-    behind_ns: i64,
+    /// KVM's masterclock is off for no reason any more: its clock is to be set.
+    revive: bool,
+    /// How often that was tried in vain.
+    revived: u32,
     /// How far from the line the last disturbance was left, after all tries.
     left_ns: u64,
     /// The snapshot that was corrected: every vCPU's page shows it once.
@@ -242,18 +247,32 @@ impl Guarded {
         }
     }
 
-    /// Whether KVM's clock moved since a page of it was last looked at: a vCPU that does
-    /// not come out by itself is to be called out then. Also where KVM's masterclock is
-    /// off for no reason any more: to set the clock switches it on again.
-    pub fn has_moved(&self, vm: &VmFd) -> bool {
+    /// The vCPU that is to be called out, if it does not come out by itself, because
+    /// KVM's clock moved since a page of it was last looked at; or because KVM's
+    /// masterclock is off for no reason any more: to set the clock switches it on again.
+    pub fn moved(&self, vm: &VmFd, memory: &GuestRam) -> Option<u32> {
         if !self.is_active() {
-            return false;
+            return None;
         }
-        let Some(off_ns) = approach::off_line_ns(vm, &self.clock) else {
-            return approach::host_keeps_time_by_tsc();
+        let off_ns = approach::off_line_ns(vm, &self.clock);
+        let mut state = self.lock();
+        if let Some(off_ns) = off_ns {
+            state.correction.revived = 0;
+            // Either is rounded by a ns.
+            return (state.standing.off_ns.abs_diff(off_ns) > 2 * EXACT_NS).then_some(0);
+        }
+        if state.correction.revived < MOST_TRIES && approach::host_keeps_time_by_tsc() {
+            state.correction.revive = true;
+            return Some(0);
+        }
+        let line = self.clock.line();
+        let behind = |pages: &VcpuPages| {
+            pages.page(memory).is_some_and(|page| {
+                let off_ns = ahead_ns(&page, &line);
+                off_ns < 0 && off_ns.unsigned_abs() > INEXACT_NS && pages.seen != Some(page)
+            })
         };
-        // Either is rounded by a ns.
-        self.lock().standing.off_ns.abs_diff(off_ns) > 2 * EXACT_NS
+        (0u32..).zip(&state.vcpus).find(|(_, pages)| behind(pages)).map(|(vcpu, _)| vcpu)
     }
 
     /// Reads what KVM published for this vCPU and holds it against the line.
@@ -261,6 +280,12 @@ impl Guarded {
     /// on it must not move.
     pub fn after_exit(&self, vcpu: u32, memory: &GuestRam, vm: &VmFd) -> bool {
         let mut state = self.lock();
+        if std::mem::take(&mut state.correction.revive) {
+            state.correction.revived += 1;
+            tracing::info!("the host keeps time by its TSC again: setting KVM's clock");
+            approach::set_once(vm, &self.clock, 0);
+            approach::approach_if_stated(vm, &self.clock, &mut state.correction.ahead_ns);
+        }
         let State { vcpus, report, correction, standing } = &mut *state;
         let Some(found) = pages_of(vcpus, vcpu).and_then(|pages| changed(pages, memory)) else {
             return false;
@@ -279,10 +304,8 @@ impl Guarded {
             return false;
         };
         let (line, adopted) = self.clock.adopt(published);
-        let expected_ns = line.system_time_ns(found.tsc_timestamp);
-        report.saw(standing, found.system_time, expected_ns, found.tsc_timestamp);
-        let off_ns = report.deviation_ns;
-        if off_ns <= EXACT_NS {
+        report.saw(standing, ahead_ns(&found, &line), found.tsc_timestamp);
+        if report.deviation_ns <= EXACT_NS {
             correction.tries = 0;
             return adopted;
         }
@@ -291,19 +314,10 @@ impl Guarded {
             return adopted;
         }
         let exact = approach::off_line_ns(vm, &self.clock).is_some();
-        if !exact && off_ns <= CORRECT_BEYOND_NS {
-            correction.tries = 0;
+        if !correction.wants(report.deviation_ns, standing.off_ns < 0, exact) {
             return adopted;
         }
-        // What was left of the last disturbance stays, a new one does not.
-        if off_ns > CORRECT_BEYOND_NS.max(correction.left_ns.saturating_mul(2)) && exact {
-            correction.tries = 0;
-        }
-        if correction.tries >= MOST_TRIES {
-            correction.left_ns = off_ns;
-            return adopted;
-        }
-        tracing::info!(vcpu, deviation_ns = off_ns, "setting KVM's clock onto the line");
+        tracing::info!(vcpu, deviation_ns = report.deviation_ns, exact, "KVM's clock is off");
         correction.corrected = snapshot;
         correction.tries += 1;
         report.corrections += 1;
@@ -311,28 +325,41 @@ impl Guarded {
             let off_ns = approach::approach(vm, &self.clock, &mut correction.ahead_ns);
             tracing::info!(off_ns, "KVM's clock is set onto the line");
         } else {
-            // The last try should have hit; it missed by its own duration.
-            if correction.tries > 1 {
-                let missed = expected_ns.wrapping_sub(found.system_time).cast_signed();
-                correction.behind_ns = correction.behind_ns.saturating_add(missed);
-            }
-            approach::set_once(vm, &self.clock, correction.behind_ns);
-            // The host may have its TSC again, and KVM learns so by being set.
-            approach::approach_if_stated(vm, &self.clock, &mut correction.ahead_ns);
+            approach::set_once(vm, &self.clock, 0);
         }
         adopted
     }
 }
 
+impl Correction {
+    /// Whether a page so far from the line, behind it or ahead, is to be corrected.
+    fn wants(&mut self, off_ns: u64, behind: bool, exact: bool) -> bool {
+        if !exact {
+            if !behind || off_ns <= INEXACT_NS {
+                self.tries = 0;
+                return false;
+            }
+            return self.tries < MOST_TRIES;
+        }
+        // What was left of the last disturbance stays, a new one does not.
+        if off_ns > CORRECT_BEYOND_NS.max(self.left_ns.saturating_mul(2)) {
+            self.tries = 0;
+        }
+        if self.tries >= MOST_TRIES {
+            self.left_ns = off_ns;
+        }
+        self.tries < MOST_TRIES
+    }
+}
+
 impl GuardedReport {
-    /// Takes a page into account: what it says, and what the line says, at its TSC.
-    fn saw(&mut self, standing: &mut Standing, page_ns: u64, line_ns: u64, guest_tsc: u64) {
-        self.deviation_ns = page_ns.abs_diff(line_ns);
+    /// Takes a page into account that stands so far ahead of the line at its TSC.
+    fn saw(&mut self, standing: &mut Standing, now_ns: i64, guest_tsc: u64) {
+        self.deviation_ns = now_ns.unsigned_abs();
         self.max_deviation_ns = self.max_deviation_ns.max(self.deviation_ns);
         if guest_tsc < standing.at {
             return;
         }
-        let now_ns = page_ns.wrapping_sub(line_ns).cast_signed();
         // Pages of one line, at different places of it, are rounded by up to a ns.
         let jump_ns = now_ns.abs_diff(standing.off_ns);
         if jump_ns > 1 {
@@ -348,12 +375,23 @@ struct Changed {
     first: bool,
 }
 
+impl VcpuPages {
+    /// What KVM published here; `None` before it did, when the multiplier is 0.
+    fn page(&self, memory: &GuestRam) -> Option<TimeInfo> {
+        let at = self.info?.checked_add(TIME_IN_VCPU_INFO)?;
+        read_time(memory, at).ok().filter(|page| page.mul != 0)
+    }
+}
+
+/// How far a page stands ahead of the line, at its own TSC, ns.
+fn ahead_ns(page: &TimeInfo, line: &SystemTimeLine) -> i64 {
+    page.system_time.wrapping_sub(line.system_time_ns(page.tsc_timestamp)).cast_signed()
+}
+
 /// A vCPU's page, if it is not what it was.
 fn changed(pages: &mut VcpuPages, memory: &GuestRam) -> Option<Changed> {
-    let at = pages.info?.checked_add(TIME_IN_VCPU_INFO)?;
-    let page = read_time(memory, at).ok()?;
-    // A page that KVM has not filled yet has a multiplier of 0.
-    if page.mul == 0 || pages.seen == Some(page) {
+    let page = pages.page(memory)?;
+    if pages.seen == Some(page) {
         return None;
     }
     let first = pages.seen.replace(page).is_none();
@@ -372,8 +410,8 @@ mod tests {
     fn a_jump_is_counted_once_whichever_vcpu_shows_it() {
         let mut report = GuardedReport::default();
         let mut standing = Standing::default();
-        let mut saw = |page_ns, line_ns, tsc| {
-            report.saw(&mut standing, page_ns, line_ns, tsc);
+        let mut saw = |page_ns: i64, line_ns: i64, tsc| {
+            report.saw(&mut standing, page_ns - line_ns, tsc);
             (report.jumps, report.largest_jump_ns, report.deviation_ns, report.max_deviation_ns)
         };
         assert_eq!(saw(1_000, 1_000, 10), (0, 0, 0, 0));
@@ -391,5 +429,32 @@ mod tests {
         assert_eq!(saw(6_000, 6_000, 60), (3, 1_000_002, 0, 1_000_002));
         // Back as well as on.
         assert_eq!(saw(6_500, 7_000, 70), (4, 1_000_002, 500, 1_000_002));
+    }
+
+    #[test]
+    fn without_pairs_a_clock_is_only_brought_on() {
+        let mut correction = Correction::default();
+        // Ahead stays, however far: to set it back would be the guest's step back.
+        assert!(!correction.wants(1_000_000_000, false, false));
+        assert!(!correction.wants(INEXACT_NS, true, false));
+        for _ in 0..MOST_TRIES {
+            assert!(correction.wants(INEXACT_NS + 1, true, false));
+            correction.tries += 1;
+        }
+        assert!(!correction.wants(INEXACT_NS + 1, true, false), "not for ever");
+        // Near enough once, and the next is another disturbance.
+        assert!(!correction.wants(5, true, false));
+        assert!(correction.wants(INEXACT_NS + 1, true, false));
+    }
+
+    #[test]
+    fn with_pairs_it_is_brought_back_either_way() {
+        let mut correction = Correction::default();
+        assert!(correction.wants(2, false, true));
+        assert!(correction.wants(2, true, true));
+        correction.tries = MOST_TRIES;
+        assert!(!correction.wants(700, false, true), "what is left stays");
+        assert!(!correction.wants(700, true, true));
+        assert!(correction.wants(1_401, true, true), "another disturbance");
     }
 }

@@ -21,6 +21,7 @@ use super::{
     CallbackDelivery, Capabilities, ClockMode, GuestTsc, KvmClock, ProbeError, VcpuKicker,
     vcpu_start,
 };
+use crate::pages::GuestRam;
 use crate::xen::{CallbackVia, Clock, Domain, PageOwner, Platform, StartLimits, VcpuArea};
 
 const MSI_ADDRESS: u32 = 0xfee0_0000;
@@ -222,9 +223,9 @@ impl KvmPlatform {
 
     /// Calls a vCPU out if KVM's clock has moved, so that it is brought back. For a
     /// guest that never comes out by itself; one call of KVM where pages are KVM's.
-    pub fn check_guarded(&self) {
-        if self.guarded.has_moved(&self.vm)
-            && let Some(kicker) = self.kicker(0)
+    pub fn check_guarded(&self, memory: &GuestRam) {
+        if let Some(vcpu) = self.guarded.moved(&self.vm, memory)
+            && let Some(kicker) = self.kicker(vcpu)
         {
             kicker.kick();
         }

@@ -71,7 +71,7 @@ impl ClockedGuest for MachineGuest {
 
     fn check_kvm_clock(&self) {
         if let Some(platform) = self.platform.upgrade() {
-            platform.check_guarded();
+            platform.check_guarded(&self.domain.memory());
         }
     }
 
