@@ -1,46 +1,86 @@
-//! How late this machine lets its most urgent threads run: what no clock can be
+//! When this machine kept its most urgent threads from running: what no clock can be
 //! blamed for, on a machine that is itself emulated by threads of a busy one.
+//!
+//! On each CPU a thread of a higher priority than the clock service's naps for 1 ms over
+//! and over. Whatever it wakes later than that is an interval in which nothing on that
+//! CPU ran; up to 1 ms of such an interval is not seen. Nothing here is shared with what
+//! is judged. A window is excused by what one CPU was late within it, that of the most:
+//! not by the sum over CPUs, since a thread waits for one at a time.
 
 #![expect(unsafe_code, reason = "sched_setscheduler and sched_setaffinity take raw pointers")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-static LONGEST_NS: AtomicU64 = AtomicU64::new(0);
-const NAP: Duration = Duration::from_millis(1);
+/// The CPU, from when its thread should have run, until it did.
+type Interval = (usize, Instant, Instant);
 
-/// The longest so far, ns; counts anew from here.
-pub fn take_longest_ns() -> u64 {
-    LONGEST_NS.swap(0, Ordering::Relaxed)
+static LATE: Mutex<Vec<Interval>> = Mutex::new(Vec::new());
+const NAP: Duration = Duration::from_millis(1);
+/// Less than this is what a timer and a switch of threads take.
+const COUNTS: Duration = Duration::from_micros(300);
+
+/// What was late so far; forgets it.
+pub fn take() -> Late {
+    Late(std::mem::take(&mut *LATE.lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
-/// Watches each CPU from a thread of a higher priority than the clock service's.
+/// Intervals in which a CPU did not run its most urgent thread.
+pub struct Late(Vec<Interval>);
+
+impl Late {
+    /// The longest.
+    pub fn longest(&self) -> Duration {
+        self.0.iter().map(|(_, from, to)| *to - *from).max().unwrap_or_default()
+    }
+
+    /// How much of the time from `from` to `to` one CPU was late, the one that was most.
+    pub fn within(&self, from: Instant, to: Instant) -> Duration {
+        let mut of_cpu = BTreeMap::<usize, Duration>::new();
+        for (cpu, due, woke) in &self.0 {
+            let common = (*woke).min(to).saturating_duration_since((*due).max(from));
+            *of_cpu.entry(*cpu).or_default() += common;
+        }
+        of_cpu.into_values().max().unwrap_or_default()
+    }
+}
+
+/// Watches each CPU.
 pub fn watch() {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     for cpu in 0..cpus {
         std::thread::spawn(move || {
-            be_urgent_on(cpu);
+            be_on(cpu);
+            be_urgent(2);
             loop {
-                let began = Instant::now();
+                let due = Instant::now() + NAP;
                 std::thread::sleep(NAP);
-                let late = began.elapsed().saturating_sub(NAP).as_nanos();
-                LONGEST_NS.fetch_max(u64::try_from(late).unwrap_or(u64::MAX), Ordering::Relaxed);
+                let woke = Instant::now();
+                if woke.saturating_duration_since(due) > COUNTS {
+                    LATE.lock().unwrap_or_else(PoisonError::into_inner).push((cpu, due, woke));
+                }
             }
         });
     }
 }
 
-fn be_urgent_on(cpu: usize) {
+fn be_on(cpu: usize) {
     // SAFETY: a set of CPUs is plain bits, for which all bytes zero are a value.
     let mut set: libc::cpu_set_t = unsafe { core::mem::zeroed() };
     // SAFETY: `set` is a valid set; the call checks that `cpu` is within it.
     unsafe { libc::CPU_SET(cpu, &mut set) };
     // SAFETY: 0 is the calling thread; the set lives across the call.
-    let pinned = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
-    let priority = libc::sched_param { sched_priority: 2 };
-    // SAFETY: as above, with the structure.
-    let urgent = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
-    if pinned != 0 || urgent != 0 {
-        println!("truth no urgent thread on CPU {cpu}: {}", std::io::Error::last_os_error());
+    if unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } != 0 {
+        println!("truth no thread on CPU {cpu}: {}", std::io::Error::last_os_error());
+    }
+}
+
+/// The calling thread runs before ordinary ones; 1 is the clock service's own priority.
+pub fn be_urgent(priority: i32) {
+    let priority = libc::sched_param { sched_priority: priority };
+    // SAFETY: 0 is the calling thread; the structure lives across the call.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
+        println!("truth no urgent thread: {}", std::io::Error::last_os_error());
     }
 }

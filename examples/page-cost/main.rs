@@ -7,17 +7,19 @@
 //! A VM has one VMClock page and one wallclock, whatever the number of its vCPUs;
 //! each vCPU has a time page of its own, written by its own thread when asked.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvm_xen::clock::scaling::TscScaling;
 use kvm_xen::clock::tai::EstimatorConfig;
 use kvm_xen::clock::{TscFrequency, WallclockEpoch};
-use kvm_xen::host::{Bracketed, PairSource, host_tsc};
+use kvm_xen::host::{Bracketed, OffsetWatch, PairSource, host_tsc};
 use kvm_xen::pages::{GuestRam, TimeInfo, Width, publish_time, publish_wallclock};
 use kvm_xen::vmclock::{TaiFeed, TimeType, VmClock, VmClockConfig};
 use vm_memory::GuestAddress;
 
 const ROUNDS: u32 = 2_001;
+/// As the clock service looks.
+const LOOK_EVERY: Duration = Duration::from_millis(4);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let memory = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
@@ -70,7 +72,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("VMClock: line and page, {ns} ns");
     let ns = median(|_| source.read().map(drop).map_err(Into::into))?;
     println!("a reading of the host, one bracket and two adjtimex: {ns} ns");
+    let mut watch = OffsetWatch::new();
+    let ns = median(|_| {
+        core::hint::black_box(watch.moved());
+        Ok(())
+    })?;
+    println!("a look whether the host's clock was moved: {ns} ns");
+    // With its waking up, which is more: all that the thread is charged for.
+    let looks = 500u32;
+    let began = own_cpu_time()?;
+    for _ in 0..looks {
+        std::thread::sleep(LOOK_EVERY);
+        core::hint::black_box(watch.moved());
+    }
+    let each = (own_cpu_time()? - began) / looks;
+    println!("the same after a sleep of {LOOK_EVERY:?}, CPU time: {} ns", each.as_nanos());
     Ok(())
+}
+
+/// The calling thread's CPU time, of the scheduler's own account.
+fn own_cpu_time() -> Result<Duration, Box<dyn std::error::Error>> {
+    let account = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let ns = account.split_whitespace().next().ok_or("no account of CPU time")?;
+    Ok(Duration::from_nanos(ns.parse()?))
 }
 
 type Done = Result<(), Box<dyn std::error::Error>>;

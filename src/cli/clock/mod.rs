@@ -7,6 +7,7 @@ mod html;
 mod lab;
 mod plot;
 mod slew;
+mod spread;
 mod units;
 mod verify;
 mod watch;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::ClockError;
 use super::args::VerifyArgs;
 use super::client::{Client, ClientError};
+use super::spread::Spread;
 use super::units::show_ns;
 use crate::cli::table::Table;
 use crate::vmm::clock_metrics::ClockMetrics;
@@ -29,12 +30,14 @@ pub struct Verdict {
     pub in_step_windows: u64,
     /// The guest was told no bound, or not to trust it.
     pub unpublished: u64,
-    /// The largest distance of a sample within, ns.
-    pub largest_ns: u64,
+    /// The distances of the samples within, ns.
+    pub distances_ns: Spread,
     /// The largest distance of one outside, ns.
     pub largest_outside_ns: u64,
     /// The largest and smallest bound.
     pub bounds_ns: Option<(u64, u64)>,
+    /// The smallest part of it that is against the host's clock alone.
+    pub least_own_bound_ns: Option<u64>,
     /// The longest time from the first sample of a step window to the first one
     /// after it.
     pub longest_window: Duration,
@@ -69,6 +72,8 @@ impl Judge {
         }
         let (low, high) = verdict.bounds_ns.unwrap_or((sample.bound_ns, sample.bound_ns));
         verdict.bounds_ns = Some((low.min(sample.bound_ns), high.max(sample.bound_ns)));
+        let own = verdict.least_own_bound_ns.unwrap_or(u64::MAX);
+        verdict.least_own_bound_ns = Some(own.min(sample.own_bound_ns));
         let distance = sample.offset_ns.unsigned_abs();
         // Each of the two times is rounded to a ns.
         let allowed = sample.bound_ns.saturating_add(sample.reading_error_ns).saturating_add(1);
@@ -79,7 +84,7 @@ impl Judge {
             return;
         }
         verdict.within += 1;
-        verdict.largest_ns = verdict.largest_ns.max(distance);
+        verdict.distances_ns.add(distance);
         let steps = sample.host_steps;
         let stepped = self.steps.replace(steps).is_some_and(|before| steps > before);
         self.settle(at, stepped);
@@ -163,8 +168,17 @@ fn table(verdict: &Verdict, ended: bool) -> Table {
         table.tell("no bound published", verdict.unpublished);
     }
     if let Some((low, high)) = verdict.bounds_ns {
-        table.tell("largest offset from host TAI", show_ns(verdict.largest_ns.into()));
+        let spread = &verdict.distances_ns;
+        let at = |percent| show_ns(spread.percentile(percent).into());
+        let largest = show_ns(spread.largest().into());
+        table.tell(
+            "offset from host TAI",
+            format!("half within {}, 99 % within {}, largest {largest}", at(50), at(99)),
+        );
         table.tell("bound", format!("{} to {}", show_ns(low.into()), show_ns(high.into())));
+    }
+    if let Some(own) = verdict.least_own_bound_ns {
+        table.tell("beyond the host's own error", format!("at least {}", show_ns(own.into())));
     }
     table
 }
@@ -198,7 +212,7 @@ mod tests {
         let found = judged(&[(0, sample(1_021, 0)), (1, sample(-1_021, 0)), (2, sample(0, 0))]);
         assert!(found.holds());
         assert_eq!(
-            (found.within, found.largest_ns, found.bounds_ns),
+            (found.within, found.distances_ns.largest(), found.bounds_ns),
             (3, 1_021, Some((1_000, 1_000)))
         );
         let found = judged(&[(0, sample(0, 0)), (1, sample(-1_022, 0)), (2, sample(0, 0))]);

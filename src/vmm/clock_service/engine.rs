@@ -113,6 +113,8 @@ pub(super) struct Engine {
     published: Published,
     /// The counter itself was lost: the guest's offset from it is not known yet.
     counter_lost: bool,
+    /// The host's clock was set, and nothing has told yet to what: the line is wrong.
+    line_lost: bool,
     reading_due: u64,
     wallclock_due: u64,
 }
@@ -146,6 +148,7 @@ impl Engine {
                 host_maxerror_ns: 0,
             },
             counter_lost: false,
+            line_lost: false,
             reading_due: 0,
             wallclock_due: u64::MAX,
         }
@@ -191,13 +194,15 @@ impl Engine {
             disrupted = true;
         }
         let known_lost = self.counter_lost;
+        let mut stepped_by_ns = None;
         let update = match self.read() {
             Ok(reading) => {
                 self.counts.readings += 1;
+                self.line_lost = false;
                 let fed = self.feed.observe(&reading);
                 match fed.observation {
                     Observation::Stepped { by_ns } => {
-                        tracing::info!(by_ns, "the host's clock was stepped");
+                        stepped_by_ns = Some(by_ns);
                         self.counts.host_steps += 1;
                         disrupted = true;
                     }
@@ -212,6 +217,7 @@ impl Engine {
             }
             Err(error) => {
                 tracing::debug!(%error, "no reading of the host's clock");
+                self.line_lost |= cause == Cause::Set;
                 self.feed.missed(guest.host_tsc())
             }
         };
@@ -223,7 +229,7 @@ impl Engine {
         if self.counter_lost && !known_lost {
             guest.lose_counter();
         }
-        let update = if self.counter_lost {
+        let update = if self.counter_lost || self.line_lost {
             Update { line: None, status: ClockStatus::Unreliable, ..update }
         } else {
             update
@@ -232,6 +238,10 @@ impl Engine {
             self.disrupt();
         }
         self.publish(guest, &update);
+        // Not before: whoever reads the log may be slow.
+        if let Some(by_ns) = stepped_by_ns {
+            tracing::info!(by_ns, "the host's clock was stepped");
+        }
         guest.check_kvm_clock();
         self.reading_due = self.next_reading(guest.host_tsc());
         self.keep_wallclock(guest, update.tai_offset);
@@ -322,7 +332,7 @@ impl Engine {
         let Some(line) = self.feed.host_line() else {
             return now.wrapping_add(RETRY_NS); // at least 1 GHz or not, it is soon
         };
-        if self.counter_lost {
+        if self.counter_lost || self.line_lost {
             return now.wrapping_add(RETRY_NS);
         }
         let ticks = |ns: u64| line.period().ticks_to_reach((u128::from(ns) << 64) / 1_000_000_000);

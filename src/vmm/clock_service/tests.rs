@@ -333,6 +333,29 @@ fn a_source_that_fails_is_stood_in_for() {
 }
 
 #[test]
+fn a_step_that_nothing_tells_of_is_unreliable_until_something_does() {
+    let far = i64::try_from(SECOND).unwrap();
+    let host = Host::new(1_800_000_000, &[(SECOND, Event::Step(far))]);
+    let fails = Arc::new(Mutex::new(false));
+    let source = Box::new(Failing(host.clone(), Arc::clone(&fails)));
+    let mut bench = Bench::from(host, source, None);
+    bench.run(SECOND + 1_000, |_| ());
+    *fails.lock().unwrap() = true;
+    bench.engine.refresh(&bench.guest, Cause::Set);
+    assert_eq!(bench.page().clock_status, VMCLOCK_STATUS_UNRELIABLE);
+    // The old line does not come back with the next turn.
+    bench.run(20 * MS, |_| ());
+    assert_eq!(bench.page().clock_status, VMCLOCK_STATUS_UNRELIABLE);
+    assert!(bench.engine.published().update.line.is_none());
+    *fails.lock().unwrap() = false;
+    bench.run(20 * MS, |_| ());
+    assert_eq!(bench.page().clock_status, VMCLOCK_STATUS_SYNCHRONIZED);
+    assert_eq!((bench.engine.counts().host_steps, bench.engine.counts().disruptions), (1, 1));
+    let (error, bound) = bench.error_and_bound_ns();
+    assert!(error <= u128::from(bound));
+}
+
+#[test]
 fn a_host_that_slept_is_a_disruption() {
     let asleep = Event::Suspend { ns: 60 * SECOND, tsc: SleepingTsc::Runs };
     let mut bench = Bench::new(&[(SECOND, asleep)]);
