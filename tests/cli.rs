@@ -218,7 +218,7 @@ fn words_that_mean_nothing() {
 /// What the laboratory and the clients of the control socket refuse.
 #[test]
 fn clock_commands_that_can_not_be() {
-    let cases: [(&[&str], i32, &[&str]); 32] = [
+    let cases: [(&[&str], i32, &[&str]); 45] = [
         (&["lab", "--days", "0"], 2, &["--days", "'0'", "from 1 up"]),
         (&["lab", "--duration", "5"], 2, &["--duration", "'5'", "90m"]),
         (&["lab", "--duration", "1h", "--days", "2"], 2, &["--duration", "--days"]),
@@ -255,6 +255,19 @@ fn clock_commands_that_can_not_be() {
         (&["watch", "/nonexistent/socket"], 1, &["/nonexistent/socket", "--api-socket"]),
         (&["verify", "/dev/null"], 1, &["/dev/null", "--api-socket"]),
         (&["verify", "/nonexistent/socket", "--seconds", "0"], 2, &["--seconds", "'0'"]),
+        (&["lab", "--guest-khz", "0"], 2, &["--guest-khz", "'0'"]),
+        (&["lab", "--guest-khz", "-1"], 2, &["-1"]),
+        (&["lab", "--points", "1000001"], 2, &["--points", "1000001", "1000000"]),
+        (&["lab", "--csv", "/"], 1, &["--csv", "directory"]),
+        (&["lab", "--duration", ""], 2, &["--duration", "''"]),
+        (&["lab", "--duration", "1e3s"], 2, &["--duration", "'1e3s'"]),
+        (&["lab", "--ntp", ""], 2, &["--ntp"]),
+        (&["watch", "/dev/null"], 1, &["/dev/null", "--api-socket"]),
+        (&["watch", "/nonexistent/socket", "--seconds", "soon"], 2, &["--seconds", "'soon'"]),
+        (&["verify", "/nonexistent/socket"], 1, &["/nonexistent/socket", "--api-socket"]),
+        (&["verify", "/nonexistent/socket", "--interval", "0"], 2, &["--interval", "'0'"]),
+        (&["verify", "/nonexistent/socket", "--interval", "5ms"], 2, &["--interval", "'5ms'"]),
+        (&["verify", "/x", "--seconds", "31536001"], 2, &["--seconds", "31536001", "31536000"]),
     ];
     for (args, status, parts) in cases {
         let args: Vec<&str> = ["clock"].iter().chain(args).copied().collect();
@@ -264,6 +277,41 @@ fn clock_commands_that_can_not_be() {
         assert_eq!(error.lines().count(), 1, "{args:?}: {error}");
         for part in parts {
             assert!(error.contains(part), "{args:?}: no {part:?} in {error}");
+        }
+    }
+}
+
+/// What listens there is no kvm-xen, or ends in the middle of an answer.
+#[test]
+fn clock_clients_of_a_strange_socket() {
+    let files = Files::new();
+    for (n, (answer, part)) in [
+        ("", "the machine is gone"),
+        ("HTTP/1.1 200 OK\r\nContent-Le", "the machine is gone"),
+        ("SSH-2.0-OpenSSH_9.2\r\n", "no HTTP"),
+        ("HTTP/1.1 200 OK\r\n\r\n", "no sensible Content-Length"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\n", "Content-Length"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "/v1/clock: missing field"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfoo!", "/v1/clock: "),
+        ("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", "status 404 for /v1/clock"),
+        ("HTTP/1.1 503 No\r\nContent-Length: 19\r\n\r\n{\"error\":\"not yet\"}", "not yet"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for command in ["verify", "watch"] {
+            let path = files.0.path().join(format!("{command}{n}"));
+            let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            let server = std::thread::spawn(move || {
+                use std::io::{Read as _, Write as _};
+                let (mut client, _) = listener.accept().unwrap();
+                // The client may have what it needs before all is sent.
+                let _ = client.read(&mut [0; 4096]);
+                let _ = client.write_all(answer.as_bytes());
+            });
+            let path = path.to_str().unwrap();
+            refused(&["clock", command, path, "--seconds", "1"], 1, &[path, part]);
+            server.join().unwrap();
         }
     }
 }

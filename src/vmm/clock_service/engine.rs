@@ -25,7 +25,7 @@ pub struct ClockSettings {
 
 impl Default for ClockSettings {
     fn default() -> Self {
-        Self { growth_ns: 100_000, limit_ns: 1_000_000, wallclock_bound_ns: 1_000 }
+        Self { growth_ns: 100_000, limit_ns: 1_000_000, wallclock_bound_ns: 900 }
     }
 }
 

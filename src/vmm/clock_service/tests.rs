@@ -303,7 +303,8 @@ fn an_hour_of_slew_leaves_the_wallclock_within_a_microsecond() {
     bench.run(3_600 * SECOND, |bench| {
         worst = bench.guest.wallclock_error_ns().unsigned_abs().max(worst);
     });
-    assert!(worst <= 1_050, "{worst} ns");
+    println!("{worst} ns at the most");
+    assert!(worst <= 1_000, "{worst} ns");
     // What a page that was written once says by then.
     let now = bench.guest.line.system_time_ns(bench.guest.now());
     let utc_ns = bench.host.lock().utc().ns_floor();
