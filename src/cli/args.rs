@@ -207,6 +207,9 @@ pub struct SaveArgs {
     /// After so many milliseconds
     #[arg(long, value_name = "MS", hide = true, requires = "migrate_to")]
     pub migrate_after: Option<u64>,
+    /// With these certificates
+    #[arg(long, value_name = "DIR", hide = true, requires = "migrate_to")]
+    pub migrate_tls_dir: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -214,16 +217,34 @@ pub struct MigrateArgs {
     /// The control socket of the process that runs the guest
     #[arg(value_name = "API-SOCKET")]
     pub api_socket: PathBuf,
-    /// Where it is received, such as unix:/run/guest.socket
-    #[arg(value_name = "ADDR")]
-    pub to: String,
+    /// Where it is received: unix:PATH, or tcp:HOST:PORT with --tls-dir
+    #[arg(value_name = "ADDR", required_unless_present = "take_back")]
+    pub to: Option<String>,
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// The guest goes on here after a connection broke and nobody can be asked where it
+    /// is: only where it is certain that it does not run at the destination
+    #[arg(long, conflicts_with_all = ["to", "tls_dir"])]
+    pub take_back: bool,
+}
+
+/// Certificates of this host.
+#[derive(Args, Debug)]
+pub struct TlsArgs {
+    /// For tcp: addresses, a directory with ca.pem, cert.pem and key.pem: TLS in which both
+    /// sides show a certificate of that authority
+    #[arg(long, value_name = "DIR")]
+    pub tls_dir: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
 pub struct ReceiveArgs {
-    /// Where it comes, such as unix:/run/guest.socket
+    /// Where it comes: unix:PATH, or tcp:HOST:PORT with --tls-dir, HOST an address of this
+    /// host, or 0.0.0.0 or [::] for all
     #[arg(value_name = "ADDR")]
     pub at: String,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     #[command(flatten)]
     pub go_on: GoOnArgs,
 }

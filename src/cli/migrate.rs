@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::args::{MigrateArgs, ReceiveArgs};
+use super::args::{MigrateArgs, ReceiveArgs, SaveArgs};
 use super::restore::go_on_config;
 use super::run::{CliError, run_to_end};
 use crate::vmm::api::ApiServer;
@@ -18,11 +18,11 @@ use crate::vmm::exit::ExitReason;
 use crate::vmm::machine::Machine;
 use crate::vmm::migrate::receive;
 use crate::vmm::migrate::send::{Migration, migrate};
-use crate::vmm::migrate::{MoveAddress, Phase, Progress};
+use crate::vmm::migrate::{MovePlace, Phase, Progress};
 
 pub fn receive(args: &ReceiveArgs) -> Result<ExitCode, CliError> {
-    let at: MoveAddress = args.at.parse()?;
-    let config = go_on_config(&args.go_on, at.path());
+    let at = MovePlace::new(&args.at, args.tls.tls_dir.as_deref())?;
+    let config = go_on_config(&args.go_on, Path::new(&args.at));
     let socket = args.go_on.api_socket.as_deref().map(ApiSocket::bind).transpose()?;
     let waiting = || tracing::info!(at = args.at, "waiting for a guest");
     let sink = Box::new(std::io::stdout());
@@ -41,10 +41,26 @@ pub fn receive(args: &ReceiveArgs) -> Result<ExitCode, CliError> {
 
 /// Has a running process move its guest, and shows how far it is.
 pub fn ask(args: &MigrateArgs) -> Result<ExitCode, CliError> {
-    args.to.parse::<MoveAddress>()?;
-    let body = serde_json::json!({ "to": args.to }).to_string();
-    let mut progress = request(&args.api_socket, "PUT", &body)?;
-    let mut shown = 0;
+    let Some(to) = &args.to else {
+        request(&args.api_socket, "PUT", "/v1/migrate/take-back", "")?;
+        return follow(&args.api_socket, request(&args.api_socket, "GET", PATH, "")?);
+    };
+    // What is wrong with it is told before anybody is asked.
+    MovePlace::new(to, args.tls.tls_dir.as_deref())?;
+    let mut body = serde_json::json!({ "to": to });
+    if let Some(directory) = &args.tls.tls_dir {
+        let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.clone());
+        body["tls_dir"] = serde_json::json!(absolute);
+    }
+    let progress = request(&args.api_socket, "PUT", PATH, &body.to_string())?;
+    follow(&args.api_socket, progress)
+}
+
+const PATH: &str = "/v1/migrate";
+
+/// Shows a migration until it has ended.
+fn follow(socket: &Path, mut progress: Progress) -> Result<ExitCode, CliError> {
+    let (mut shown, mut doubted) = (0, false);
     loop {
         if progress.rounds != shown {
             shown = progress.rounds;
@@ -71,15 +87,24 @@ pub fn ask(args: &MigrateArgs) -> Result<ExitCode, CliError> {
                 let why = progress.error.unwrap_or_else(|| "the migration failed".to_owned());
                 return Err(CliError::Check(why));
             }
-            Phase::None | Phase::Copying | Phase::Stopped => {}
+            Phase::Unknown if !doubted => {
+                doubted = true;
+                super::complain(format_args!(
+                    "the connection broke, and it is not known whether the guest runs at the \
+                     destination: it stands still here, and the destination is asked; where it \
+                     is certain that it does not run there: kvm-xen migrate {} --take-back",
+                    socket.display()
+                ));
+            }
+            Phase::None | Phase::Copying | Phase::Stopped | Phase::Unknown => {}
         }
         std::thread::sleep(Duration::from_millis(50));
-        progress = request(&args.api_socket, "GET", "")?;
+        progress = request(socket, "GET", PATH, "")?;
     }
 }
 
-/// Asks the process behind a control socket for `/v1/migrate`.
-fn request(socket: &Path, method: &str, body: &str) -> Result<Progress, CliError> {
+/// Asks the process behind a control socket about its migration.
+fn request(socket: &Path, method: &str, path: &str, body: &str) -> Result<Progress, CliError> {
     let failed = |why: &dyn std::fmt::Display| {
         CliError::Check(format!("control socket {}: {why}", socket.display()))
     };
@@ -88,7 +113,7 @@ fn request(socket: &Path, method: &str, body: &str) -> Result<Progress, CliError
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         write!(
             stream,
-            "{method} /v1/migrate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
              Content-Length: {}\r\n\r\n{body}",
             body.len()
         )?;
@@ -110,10 +135,12 @@ fn request(socket: &Path, method: &str, body: &str) -> Result<Progress, CliError
 /// guest goes on.
 pub(super) fn migrate_after(
     machine: &Machine,
+    args: &SaveArgs,
     to: &str,
     after_ms: u64,
 ) -> Result<JoinHandle<()>, CliError> {
-    let (savable, to) = (machine.savable(), to.parse::<MoveAddress>()?);
+    let to = MovePlace::new(to, args.migrate_tls_dir.as_deref())?;
+    let savable = machine.savable();
     let work = move || {
         std::thread::sleep(Duration::from_millis(after_ms));
         let end = || savable.shared.end(ExitReason::Migrated);

@@ -19,7 +19,7 @@ use crate::vmm::config::{Console, Initrd, Kernel, MachineConfig, MachineError};
 use crate::vmm::exit::ExitReason;
 use crate::vmm::machine::Machine;
 use crate::vmm::memory::{MemorySizeError, parse_memory_size};
-use crate::vmm::migrate::{AddressError, MigrateError};
+use crate::vmm::migrate::{MigrateError, PlaceError};
 use crate::vmm::suspend::{SuspendError, Suspender};
 
 /// Anything that ends the program with one line.
@@ -54,7 +54,7 @@ pub enum CliError {
     ApiThread(std::io::Error),
     /// An address to migrate to, or to receive at.
     #[error(transparent)]
-    Address(#[from] AddressError),
+    Place(#[from] PlaceError),
     /// A guest that did not move.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
@@ -76,7 +76,7 @@ impl CliError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Address(_)
+            Self::Place(PlaceError::Address(_))
                 | Self::Memory(_)
                 | Self::Cpus(_)
                 | Self::XenVersion(_)
@@ -181,7 +181,7 @@ pub(super) fn run_to_end(machine: Machine, save: &SaveArgs) -> Result<ExitCode, 
         _ => None,
     };
     let moving = match (&save.migrate_to, save.migrate_after) {
-        (Some(to), Some(after)) => Some(super::migrate::migrate_after(&machine, to, after)?),
+        (Some(to), Some(after)) => Some(super::migrate::migrate_after(&machine, save, to, after)?),
         _ => None,
     };
     let control = machine.control();

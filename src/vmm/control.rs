@@ -13,7 +13,7 @@ use super::clock_metrics::ClockMetrics;
 use super::exit::ExitReason;
 use super::machine::wallclock_error;
 use super::migrate::send::{Migration, migrate};
-use super::migrate::{MigrateError, MoveAddress};
+use super::migrate::{MigrateError, MovePlace};
 use super::pause::{Hold, NotStopped};
 use super::save::{Savable, SaveError, SaveReport};
 use super::suspend::{SuspendError, Suspender};
@@ -260,7 +260,7 @@ impl Control {
     /// # Errors
     /// [`MigrateError`], where it does not begin. What comes of it is in
     /// [`migration`](Self::migration).
-    pub fn migrate(self: &Arc<Self>, to: MoveAddress) -> Result<(), MigrateError> {
+    pub fn migrate(self: &Arc<Self>, to: MovePlace) -> Result<(), MigrateError> {
         if self.shared.pause.is_held() {
             return Err(MigrateError::Paused);
         }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::http::{Request, Response};
 use super::prometheus;
 use crate::vmm::control::{Control, ControlSaveError};
-use crate::vmm::migrate::MigrateError;
+use crate::vmm::migrate::{MigrateError, MovePlace};
 use crate::vmm::save::SaveError;
 use crate::vmm::suspend::SuspendError;
 use crate::xen::Resumed;
@@ -57,6 +57,14 @@ pub static ROUTES: &[Route] = &[
             Response::json(&control.migration().progress())
         },
     },
+    Route {
+        method: "PUT",
+        path: "/v1/migrate/take-back",
+        handler: |control, _| match control.migration().take_back() {
+            Ok(()) => Response::json(&control.migration().progress()),
+            Err(error) => Response::error(409, &error.to_string()),
+        },
+    },
 ];
 
 /// The answer to `request`.
@@ -95,13 +103,16 @@ fn pause(control: &Control) -> Response {
 #[serde(deny_unknown_fields)]
 struct Destination {
     to: String,
+    /// With a port: what this process reads.
+    #[serde(default)]
+    tls_dir: Option<PathBuf>,
 }
 
 fn migrate(control: &Arc<Control>, request: &Request) -> Response {
     let refused =
         |status, error: &dyn std::fmt::Display| Response::error(status, &error.to_string());
     let to = match serde_json::from_slice::<Destination>(&request.body) {
-        Ok(destination) => destination.to.parse(),
+        Ok(destination) => MovePlace::new(&destination.to, destination.tls_dir.as_deref()),
         Err(error) => return refused(400, &format_args!("not {{\"to\": ADDRESS}}: {error}")),
     };
     match to {

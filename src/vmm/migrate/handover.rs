@@ -23,16 +23,21 @@
 //!   read `GOGO` or the end of the connection: a source that is alive has sent
 //!   `GOGO`, so one that has not is dead.
 
+//!
+//! [`network`] has the rules for two hosts, where neither holds.
+
+mod message;
+pub mod network;
+
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use message::{Inbox, MOST_TEXT, Message};
+
 /// Version of these messages.
 pub const VERSION: u32 = 1;
-/// The longest text of a message.
-const MOST_TEXT: usize = 1000;
-const HEAD: usize = 8;
 
 /// A connection to the other end.
 pub trait Channel: Read + Write {
@@ -41,7 +46,10 @@ pub trait Channel: Read + Write {
     /// # Errors
     /// The host's.
     fn read_within(&self, within: Option<Duration>) -> io::Result<()>;
+}
 
+/// One whose end is the end of the other process.
+pub trait LocalChannel: Channel {
     /// From now on nothing that the other end writes arrives, and it is told so.
     /// What has arrived can still be read.
     ///
@@ -54,17 +62,9 @@ impl Channel for UnixStream {
     fn read_within(&self, within: Option<Duration>) -> io::Result<()> {
         self.set_read_timeout(within)
     }
-
-    fn refuse_more(&self) -> io::Result<()> {
-        self.shutdown(Shutdown::Read)
-    }
 }
 
-impl Channel for &UnixStream {
-    fn read_within(&self, within: Option<Duration>) -> io::Result<()> {
-        self.set_read_timeout(within)
-    }
-
+impl LocalChannel for UnixStream {
     fn refuse_more(&self) -> io::Result<()> {
         self.shutdown(Shutdown::Read)
     }
@@ -93,6 +93,15 @@ pub enum HandoverError {
     /// It can not.
     #[error("the destination says: {0}")]
     Refused(String),
+    /// A message was lost, and the destination says that it does not have the guest.
+    #[error("the connection to the destination broke before the guest was let go there")]
+    Kept,
+    /// By order.
+    #[error("it was taken back by order, while nobody could say whether it ran there")]
+    TakenBack,
+    /// The source goes on with it.
+    #[error("the source keeps its guest")]
+    SourceKeeps,
     /// It is something else.
     #[error("the other side is no kvm-xen that moves guests: it said {0:?}")]
     Strange(String),
@@ -106,87 +115,8 @@ pub enum HandoverError {
     },
 }
 
-/// A message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Message {
-    Hello(u32),
-    Ready,
-    Go,
-    Runs,
-    Fail(String),
-}
-
 fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> HandoverError {
     move |error| HandoverError::Io { what, error }
-}
-
-impl Message {
-    /// Four letters, a number, and as many bytes of text for `FAIL`.
-    fn send(&self, to: &mut impl Write) -> io::Result<()> {
-        let (tag, number, text) = match self {
-            Self::Hello(version) => (b"HELO", *version, ""),
-            Self::Ready => (b"REDY", 0, ""),
-            Self::Go => (b"GOGO", 0, ""),
-            Self::Runs => (b"RUNS", 0, ""),
-            Self::Fail(text) => (b"FAIL", 0, text.as_str()),
-        };
-        let text = &text.as_bytes()[..text.len().min(MOST_TEXT)];
-        let number = if text.is_empty() { number } else { text.len().try_into().unwrap_or(0) };
-        let mut bytes = tag.to_vec();
-        bytes.extend_from_slice(&number.to_le_bytes());
-        bytes.extend_from_slice(text);
-        to.write_all(&bytes)?;
-        to.flush()
-    }
-}
-
-/// What has come of the next message.
-#[derive(Default)]
-struct Inbox(Vec<u8>);
-
-impl Inbox {
-    /// The next message, `None` at the end of the connection.
-    fn next(&mut self, from: &mut impl Read) -> io::Result<Option<Result<Message, HandoverError>>> {
-        loop {
-            if let Some(message) = self.parse() {
-                return Ok(Some(message));
-            }
-            let wanted = HEAD.max(self.wanted()) - self.0.len();
-            let mut bytes = [0; HEAD + MOST_TEXT];
-            match from.read(&mut bytes[..wanted.min(HEAD + MOST_TEXT)]) {
-                Ok(0) => return Ok(None),
-                Ok(count) => self.0.extend_from_slice(&bytes[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn number(&self) -> u32 {
-        self.0.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
-    }
-
-    /// Bytes of the message that has begun.
-    fn wanted(&self) -> usize {
-        let text = if self.0.starts_with(b"FAIL") { self.number() as usize } else { 0 };
-        HEAD + text.min(MOST_TEXT)
-    }
-
-    fn parse(&mut self) -> Option<Result<Message, HandoverError>> {
-        if self.0.len() < HEAD || self.0.len() < self.wanted() {
-            return None;
-        }
-        let (number, bytes) = (self.number(), std::mem::take(&mut self.0));
-        let text = |from: &[u8]| String::from_utf8_lossy(from).into_owned();
-        Some(match &bytes[..4] {
-            b"HELO" => Ok(Message::Hello(number)),
-            b"REDY" => Ok(Message::Ready),
-            b"GOGO" => Ok(Message::Go),
-            b"RUNS" => Ok(Message::Runs),
-            b"FAIL" => Ok(Message::Fail(text(&bytes[HEAD..]))),
-            _ => Err(HandoverError::Strange(text(&bytes))),
-        })
-    }
 }
 
 fn is_late(error: &io::Error) -> bool {
@@ -232,7 +162,7 @@ pub fn reason(channel: &mut impl Channel) -> Option<HandoverError> {
 ///
 /// # Errors
 /// [`HandoverError`]: the guest goes on here.
-pub fn hand_over(channel: &mut impl Channel, within: Duration) -> Result<(), HandoverError> {
+pub fn hand_over(channel: &mut impl LocalChannel, within: Duration) -> Result<(), HandoverError> {
     let mut inbox = Inbox::default();
     channel.read_within(Some(within)).map_err(io_error("setting a time limit"))?;
     let mut first = inbox.next(channel);

@@ -1,5 +1,7 @@
 //! A guest that moves to another process while it runs.
 //!
+//! - [`address`], [`tls`]: where to, and who may;
+//! - [`door`], [`link`]: the connection between two hosts;
 //! - [`dirty`]: which pages were written, by the guest or by us;
 //! - [`handover`]: the messages by which exactly one of two processes ends up
 //!   with the guest;
@@ -8,20 +10,25 @@
 //!
 //! What is sent is the stream of a saved guest; `docs/state.md` states the rules.
 
+pub mod address;
 pub mod dirty;
+pub mod door;
 pub mod handover;
+pub mod link;
 pub mod receive;
 pub mod send;
+pub mod tls;
 
-use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
+use self::address::{AddressError, MoveAddress, TcpAddress};
+use self::tls::{Tls, TlsError};
 use super::api::socket::SocketError;
 use super::config::MachineError;
 use super::quiesce::NotStopped;
@@ -49,36 +56,46 @@ pub(super) fn ram_slots(memory: &GuestRam) -> Arc<[RamSlot]> {
     (0u32..).zip(memory.iter()).map(slot).collect()
 }
 
-/// Where a guest is received.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MoveAddress(PathBuf);
-
-/// Why an address is none.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AddressError {
-    /// Over a network.
-    #[error("{0}: guests do not move over TCP yet; give unix:PATH, on one host")]
-    Tcp(String),
-    /// Anything else.
-    #[error("{0}: no address; give unix:PATH, such as unix:/run/guest.socket")]
-    Unknown(String),
+/// Where a guest is received, and who may send it there.
+#[derive(Clone, Debug)]
+pub enum MovePlace {
+    /// A Unix socket, which is its owner's alone.
+    Unix(PathBuf),
+    /// A port, and certificates.
+    Tcp(TcpAddress, Tls),
 }
 
-impl MoveAddress {
-    /// The socket's path.
-    pub fn path(&self) -> &Path {
-        &self.0
+/// Why a place is none.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// The address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl MovePlace {
+    /// `address` as people write it, and where the certificates lie.
+    ///
+    /// # Errors
+    /// [`PlaceError`]: no address, files that do not do, or one without the other.
+    pub fn new(address: &str, tls_dir: Option<&Path>) -> Result<Self, PlaceError> {
+        match (address.parse()?, tls_dir) {
+            (MoveAddress::Unix(path), None) => Ok(Self::Unix(path)),
+            (MoveAddress::Tcp(tcp), Some(directory)) => Ok(Self::Tcp(tcp, Tls::load(directory)?)),
+            (MoveAddress::Unix(_), Some(_)) => Err(AddressError::NeedsNone(address.to_owned()))?,
+            (MoveAddress::Tcp(_), None) => Err(AddressError::Plain(address.to_owned()))?,
+        }
     }
 }
 
-impl FromStr for MoveAddress {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Self, AddressError> {
-        match text.split_once(':') {
-            Some(("unix", path)) if !path.is_empty() => Ok(Self(PathBuf::from(path))),
-            Some(("tcp" | "tls", _)) => Err(AddressError::Tcp(text.to_owned())),
-            _ => Err(AddressError::Unknown(text.to_owned())),
+impl fmt::Display for MovePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address, _) => address.fmt(f),
         }
     }
 }
@@ -87,10 +104,26 @@ impl FromStr for MoveAddress {
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
     /// Nobody is there.
-    #[error("cannot migrate to unix:{path}: {error}; start kvm-xen receive there", path = .path.display())]
+    #[error("cannot migrate to {at}: {error}; start kvm-xen receive there")]
     Connect {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: String,
+        /// What the host said.
+        error: io::Error,
+    },
+    /// Somebody is there who is not the one, or does not take this one.
+    #[error("cannot migrate to {at}: {why}")]
+    Peer {
+        /// Where.
+        at: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// No place to receive at.
+    #[error("cannot receive at {at}: {error}")]
+    Listen {
+        /// Where.
+        at: String,
         /// What the host said.
         error: io::Error,
     },
@@ -128,6 +161,9 @@ pub enum MigrateError {
     /// Its memory became another while it was sent.
     #[error("the guest has not moved: it mapped new pages meanwhile; try again")]
     Regions,
+    /// There is nothing to take back.
+    #[error("the guest is not between two hosts: there is nothing to take back")]
+    Known,
     /// Somebody said so.
     #[error("the guest has not moved: cancelled")]
     Cancelled,
@@ -159,6 +195,9 @@ pub enum Phase {
     Copying,
     /// The guest stands still for the rest.
     Stopped,
+    /// It stands still: the connection broke in the one moment in which it may or may
+    /// not have begun to run at the destination, which is being asked.
+    Unknown,
     /// It runs elsewhere.
     Done,
     /// It runs here.

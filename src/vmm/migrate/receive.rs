@@ -1,11 +1,13 @@
 //! The destination: takes one guest, and says so when it is ready to run.
 
-use std::io::{BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, BufReader, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::handover::{refuse, take_over, welcome};
-use super::{MigrateError, MoveAddress};
+use super::door::Door;
+use super::handover::{Channel, refuse, take_over, welcome};
+use super::link::TlsLink;
+use super::{MigrateError, MovePlace};
 use crate::state::{RestoredTime, StateError, StateReader};
 use crate::vmm::api::socket::ApiSocket;
 use crate::vmm::config::MachineError;
@@ -15,6 +17,11 @@ use crate::vmm::saved_guest::SavedGuest;
 
 /// A source that is alive says something within this.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a source may ask for a guest that never came to run here.
+const ASKED_WITHIN: Duration = Duration::from_secs(120);
+
+type Sink = Box<dyn Write + Send>;
+type Made = Result<(Machine, RestoredTime), MachineError>;
 
 /// Waits at `at` for a guest, and makes its machine: the caller has to run it at
 /// once, it runs nowhere else any more. `waiting` is called when one can come.
@@ -22,26 +29,36 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// [`MigrateError`]: the guest is where it was.
 pub fn receive(
-    at: &MoveAddress,
+    at: &MovePlace,
     config: &RestoreConfig,
-    sink: Box<dyn Write + Send>,
+    sink: Sink,
     waiting: impl FnOnce(),
 ) -> Result<(Machine, RestoredTime), MigrateError> {
-    let socket = ApiSocket::bind(at.path())?;
+    match at {
+        MovePlace::Unix(path) => by_socket(path, config, sink, waiting),
+        MovePlace::Tcp(address, tls) => {
+            let failed = |error| MigrateError::Listen { at: address.to_string(), error };
+            let door = Door::open(address, tls.clone()).map_err(failed)?;
+            waiting();
+            let link = door.guest().map_err(failed)?;
+            by_network(door, link, config, sink)
+        }
+    }
+}
+
+fn by_socket(
+    path: &Path,
+    config: &RestoreConfig,
+    sink: Sink,
+    waiting: impl FnOnce(),
+) -> Result<(Machine, RestoredTime), MigrateError> {
+    let socket = ApiSocket::bind(path)?;
     waiting();
     let failed = |what| move |error| MigrateError::Accept { what, error };
     let (mut stream, _) = socket.listener().accept().map_err(failed("accepting a connection"))?;
     drop(socket);
     welcome(&mut stream, PATIENCE)?;
-    let began = Instant::now();
-    let made = read(&stream).and_then(|saved| {
-        tracing::debug!(took = ?began.elapsed(), "the whole guest is here");
-        let began = Instant::now();
-        let made = Machine::go_on(saved, Arrival::Migrated, config, sink);
-        tracing::debug!(took = ?began.elapsed(), "its machine is made");
-        made
-    });
-    match made {
+    match make(&mut stream, config, sink) {
         Ok(made) => {
             take_over(&mut stream)?;
             Ok(made)
@@ -53,11 +70,50 @@ pub fn receive(
     }
 }
 
+fn by_network(
+    door: Door,
+    mut link: TlsLink,
+    config: &RestoreConfig,
+    sink: Sink,
+) -> Result<(Machine, RestoredTime), MigrateError> {
+    match make(&mut link, config, sink) {
+        Ok(made) => match door.verdict().take_over(&mut link, PATIENCE) {
+            Ok(()) => {
+                door.stay_until_told(link);
+                Ok(made)
+            }
+            Err(error) => {
+                drop(made);
+                tracing::warn!("the guest does not run here: {error}");
+                door.verdict().wait_told(Some(ASKED_WITHIN));
+                Err(error.into())
+            }
+        },
+        Err(error) => {
+            door.verdict().give_up();
+            refuse(&mut link, &error.to_string());
+            link.close();
+            Err(error.into())
+        }
+    }
+}
+
+/// The whole guest, and its machine.
+fn make(stream: &mut impl Channel, config: &RestoreConfig, sink: Sink) -> Made {
+    let began = Instant::now();
+    let saved = read(stream)?;
+    tracing::debug!(took = ?began.elapsed(), "the whole guest is here");
+    let began = Instant::now();
+    let made = Machine::go_on(saved, Arrival::Migrated, config, sink);
+    tracing::debug!(took = ?began.elapsed(), "its machine is made");
+    made
+}
+
 /// The state, to its end and not a byte further.
-fn read(stream: &UnixStream) -> Result<SavedGuest, MachineError> {
+fn read(stream: &mut impl Channel) -> Result<SavedGuest, MachineError> {
     let what = "setting a time limit";
-    let set = stream.set_read_timeout(Some(PATIENCE));
-    set.map_err(|error| StateError::Io { what, error })?;
+    let set = stream.read_within(Some(PATIENCE));
+    set.map_err(|error: io::Error| StateError::Io { what, error })?;
     // The source says nothing more before it is answered: nothing is left behind
     // in the buffer.
     let mut reader = StateReader::new(BufReader::with_capacity(1 << 20, stream))?;

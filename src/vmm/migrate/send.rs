@@ -1,7 +1,9 @@
 //! The source: memory in rounds while the guest runs, then the guest stops.
 
-use std::io::{BufWriter, Write};
+use std::cell::Cell;
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,8 +12,11 @@ use std::time::{Duration, Instant};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::dirty::DirtyLog;
-use super::handover::{self, greet, hand_over};
-use super::{MigrateError, MoveAddress, Phase, Progress, ns};
+use super::handover::network::{self, Asker, Session};
+use super::handover::{self, HandoverError, greet};
+use super::link::{Link, TlsLink};
+use super::tls::{self, Tls};
+use super::{MigrateError, MovePlace, Phase, Progress, TcpAddress, ns};
 use crate::kvm::{check_xsave, saved_msrs};
 use crate::pages::GuestRam;
 use crate::state::{StateError, StateWriter, tag, write_memory, write_pages};
@@ -24,14 +29,21 @@ const MOST_ROUNDS: u32 = 12;
 const SHORT: Duration = Duration::from_millis(20);
 /// The destination's greeting, and one piece of memory on its way.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// TLS and the greeting of another host.
+const GREETED: Duration = Duration::from_secs(10);
 /// The same while the guest stands still; making the machine too.
 const STOPPED_PATIENCE: Duration = Duration::from_secs(10);
+/// All that is sent while the guest stands still, however it trickles.
+const STOPPED_WITHIN: Duration = Duration::from_secs(60);
+/// Between two questions where the guest is.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A migration that others look at.
 #[derive(Debug, Default)]
 pub struct Migration {
     progress: Mutex<Progress>,
     cancelled: AtomicBool,
+    taken_back: AtomicBool,
     /// Its end was told.
     told: AtomicBool,
 }
@@ -52,11 +64,12 @@ impl Migration {
     /// [`MigrateError::Busy`].
     pub fn begin(&self) -> Result<(), MigrateError> {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(progress.phase, Phase::Copying | Phase::Stopped | Phase::Done) {
+        if matches!(progress.phase, Phase::Copying | Phase::Stopped | Phase::Unknown | Phase::Done) {
             return Err(MigrateError::Busy);
         }
         *progress = Progress { phase: Phase::Copying, ..Progress::default() };
         self.cancelled.store(false, Ordering::SeqCst);
+        self.taken_back.store(false, Ordering::SeqCst);
         Ok(())
     }
 
@@ -92,33 +105,64 @@ impl Migration {
         self.cancelled.store(true, Ordering::SeqCst);
     }
 
+    /// While it is not known whether the guest runs at the destination: it goes on
+    /// here. Whoever says so knows that it does not run there, and never will.
+    ///
+    /// # Errors
+    /// [`MigrateError::Known`] at any other time.
+    pub fn take_back(&self) -> Result<(), MigrateError> {
+        if self.progress().phase != Phase::Unknown {
+            return Err(MigrateError::Known);
+        }
+        self.taken_back.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// It is not known where the guest is; whether somebody takes it back.
+    fn is_unknown(&self) -> bool {
+        self.change(|progress| progress.phase = Phase::Unknown);
+        self.taken_back.load(Ordering::SeqCst)
+    }
+
     fn check(&self) -> Result<(), MigrateError> {
         if self.cancelled.load(Ordering::SeqCst) { Err(MigrateError::Cancelled) } else { Ok(()) }
     }
 }
 
-/// Counts what goes through, and ends a migration that was cancelled.
+/// Counts what goes through, and ends a migration that was cancelled or takes too
+/// long while the guest stands still.
 struct Watched<'a> {
-    stream: &'a UnixStream,
+    link: &'a mut Link,
     sent: u64,
+    /// From when the guest stands still.
+    until: &'a Cell<Option<Instant>>,
+    hurries: bool,
     migration: &'a Migration,
 }
 
 impl Write for Watched<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.migration.cancelled.load(Ordering::SeqCst) {
-            return Err(std::io::Error::other("cancelled"));
+            return Err(io::Error::other("cancelled"));
         }
-        let mut stream = self.stream;
-        let count = stream.write(bytes)?;
+        if let Some(until) = self.until.get() {
+            if Instant::now() > until {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            if !self.hurries {
+                self.link.write_within(STOPPED_PATIENCE)?;
+                self.hurries = true;
+            }
+        }
+        let count = self.link.write(bytes)?;
         self.sent += count as u64;
         let sent = self.sent;
         self.migration.change(|progress| progress.sent_bytes = sent);
         Ok(count)
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+    fn flush(&mut self) -> io::Result<()> {
+        self.link.flush()
     }
 }
 
@@ -130,14 +174,15 @@ impl Write for Watched<'_> {
 /// [`MigrateError`]: the guest runs here, untouched.
 pub fn migrate(
     source: &Savable,
-    to: &MoveAddress,
+    to: &MovePlace,
     migration: &Migration,
     and_then: impl FnOnce(),
 ) -> Result<Progress, MigrateError> {
     let began = Instant::now();
-    let moved = connect(to).and_then(|stream| {
-        rounds(source, &stream, migration, and_then)
-            .map_err(|error| explain(error, &stream, migration))
+    let moved = session().and_then(|session| {
+        let mut link = connect(to, session)?;
+        rounds(source, (to, session), &mut link, migration, and_then)
+            .map_err(|error| explain(error, &mut link, migration))
     });
     migration.change(|progress| {
         progress.total_ns = ns(began.elapsed());
@@ -155,7 +200,7 @@ pub fn migrate(
 }
 
 /// A connection that broke: by whom, where that can be known.
-fn explain(error: MigrateError, mut stream: &UnixStream, migration: &Migration) -> MigrateError {
+fn explain(error: MigrateError, link: &mut Link, migration: &Migration) -> MigrateError {
     let broke = matches!(
         error,
         MigrateError::State(StateError::Io { .. })
@@ -167,38 +212,92 @@ fn explain(error: MigrateError, mut stream: &UnixStream, migration: &Migration) 
     if let Err(cancelled) = migration.check() {
         return cancelled;
     }
-    handover::reason(&mut stream).map_or(error, MigrateError::Handover)
+    handover::reason(link).map_or(error, MigrateError::Handover)
 }
 
-fn connect(to: &MoveAddress) -> Result<UnixStream, MigrateError> {
-    let path = to.path().to_owned();
+/// A number that no other guest has.
+fn session() -> Result<Session, MigrateError> {
+    let mut session = Session::default();
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut session));
+    let what = "reading /dev/urandom";
+    read.map_err(|error| HandoverError::Io { what, error })?;
+    Ok(session)
+}
+
+fn connect(to: &MovePlace, session: Session) -> Result<Link, MigrateError> {
+    match to {
+        MovePlace::Unix(path) => by_socket(path),
+        MovePlace::Tcp(address, tls) => by_network(address, tls, session),
+    }
+}
+
+fn by_socket(path: &Path) -> Result<Link, MigrateError> {
+    let at = format!("unix:{}", path.display());
     let mut stream =
-        UnixStream::connect(to.path()).map_err(|error| MigrateError::Connect { path, error })?;
+        UnixStream::connect(path).map_err(|error| MigrateError::Connect { at, error })?;
     greet(&mut stream, PATIENCE)?;
-    Ok(stream)
+    Ok(Link::Unix(stream))
 }
 
-fn limit(stream: &UnixStream, within: Duration) -> Result<(), MigrateError> {
+/// With TLS 1.3 a source learns by the first answer only that it is refused.
+fn by_network(at: &TcpAddress, tls: &Tls, session: Session) -> Result<Link, MigrateError> {
+    let at_text = || at.to_string();
+    let refused = |error: &io::Error| MigrateError::Peer { at: at_text(), why: tls::explain(error) };
+    let mut link = TlsLink::connect(at, tls, GREETED).map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => MigrateError::Connect { at: at_text(), error },
+        _ => refused(&error),
+    })?;
+    network::offer(&mut link, session, GREETED).map_err(|error| match &error {
+        HandoverError::Io { error, .. } => refused(error),
+        _ => error.into(),
+    })?;
+    Ok(Link::Tls(link))
+}
+
+fn limit(link: &Link, within: Duration) -> Result<(), MigrateError> {
     let what = "setting a time limit";
-    let set = stream.set_write_timeout(Some(within));
-    Ok(set.map_err(|error| StateError::Io { what, error })?)
+    Ok(link.write_within(within).map_err(|error| StateError::Io { what, error })?)
+}
+
+/// The guest stands still, and its whole state is sent.
+fn hand_over(
+    (to, session): (&MovePlace, Session),
+    link: &mut Link,
+    migration: &Migration,
+) -> Result<(), HandoverError> {
+    match (link, to) {
+        (Link::Tls(link), MovePlace::Tcp(address, tls)) => {
+            let asker = Asker {
+                connect: &|| TlsLink::connect(address, tls, GREETED),
+                taken_back: &|| migration.is_unknown(),
+                pause: ASK_AGAIN,
+            };
+            let moved = network::hand_over(link, session, STOPPED_PATIENCE, &asker);
+            migration.change(|progress| progress.phase = Phase::Stopped);
+            moved
+        }
+        (Link::Unix(stream), _) => handover::hand_over(stream, STOPPED_PATIENCE),
+        (Link::Tls(_), MovePlace::Unix(_)) => Err(HandoverError::Strange("TLS".to_owned())),
+    }
 }
 
 /// All of it; how long the guest stood still.
 fn rounds(
     source: &Savable,
-    stream: &UnixStream,
+    place: (&MovePlace, Session),
+    link: &mut Link,
     migration: &Migration,
     and_then: impl FnOnce(),
 ) -> Result<Duration, MigrateError> {
     // What can go wrong before the guest is stopped does.
     check_xsave(&source.shared.vm).map_err(SaveError::from)?;
     let indices = saved_msrs(&source.kvm).map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
-    limit(stream, PATIENCE)?;
+    limit(link, PATIENCE)?;
+    let until = Cell::new(None);
     let memory = source.shared.domain.memory();
     let memory: std::sync::Arc<GuestRam> = std::sync::Arc::new(GuestRam::clone(&memory));
     let log = DirtyLog::start(&source.shared.vm, std::sync::Arc::clone(&memory), &source.slots)?;
-    let to = Watched { stream, sent: 0, migration };
+    let to = Watched { link, sent: 0, until: &until, hurries: false, migration };
     let mut writer = StateWriter::new(BufWriter::with_capacity(1 << 20, to))?;
     writer.value(tag::MACHINE, 0, &source.machine(&memory))?;
     migration.change(|progress| {
@@ -229,8 +328,8 @@ fn rounds(
         pending = log.take()?;
     }
     let quiesce = &source.shared.quiesce;
-    limit(stream, STOPPED_PATIENCE)?;
     let stopped = Instant::now();
+    until.set(stopped.checked_add(STOPPED_WITHIN));
     let kick = || source.shared.kick_all();
     let moved = quiesce.stopped(STOP_WITHIN, kick, |on_each| {
         migration.change(|progress| progress.phase = Phase::Stopped);
@@ -251,12 +350,12 @@ fn rounds(
                 let count = last.len();
                 write_pages(&mut writer, &memory, last)?;
                 source.write_small(&mut writer, &vcpus, &small)?;
-                let (mut buffered, bytes, page_bytes) = writer.finish()?;
+                let (buffered, bytes, page_bytes) = writer.finish()?;
                 let what = "sending the state";
-                buffered.flush().map_err(|error| StateError::Io { what, error })?;
+                let failed = |error| StateError::Io { what, error };
+                let to = buffered.into_inner().map_err(|error| failed(error.into_error()))?;
                 let written = stopped.elapsed();
-                let mut stream = stream;
-                hand_over(&mut stream, STOPPED_PATIENCE)?;
+                hand_over(place, to.link, migration)?;
                 tracing::info!(
                     halted_us = halted.as_micros(),
                     written_us = written.as_micros(),

@@ -60,7 +60,9 @@ impl Channel for Mortal {
     fn read_within(&self, within: Option<Duration>) -> io::Result<()> {
         self.stream.read_within(within)
     }
+}
 
+impl LocalChannel for Mortal {
     fn refuse_more(&self) -> io::Result<()> {
         self.stream.refuse_more()
     }
