@@ -10,7 +10,7 @@
 # it.
 
 # The cloud kernels up to 6.1 have virtio as modules, later ones have it built in.
-L1_MODULES=(virtio_pci virtio_console kvm kvm_amd)
+L1_MODULES=(virtio_pci virtio_console virtio_net kvm kvm_amd)
 
 # l1_base TREE: prints the path of the part of the initrd that is the same for
 # every job on this kernel.

@@ -363,6 +363,7 @@ fn rounds(
                     last_pages = count,
                     beyond_memory = bytes - page_bytes,
                     guest_tsc = small.stopped.guest_tsc,
+                    tsc_offset = source.clock.tsc().offset(),
                     "the guest runs elsewhere"
                 );
                 Ok(stopped.elapsed())
