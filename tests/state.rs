@@ -1,11 +1,15 @@
 //! Promise: a saved guest is read whole or refused with one clear line; nothing
 //! that happens to a file, or to whoever writes it, gives another guest.
 
+#[path = "common/faults.rs"]
+mod faults;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use std::{fs, thread};
 
+use faults::counted;
 use kvm_xen::state::{
     AtomicFile, FormatVersion, Section, StateError, StateReader, StateWriter, StoppedClock, Tag,
     tag,
@@ -95,12 +99,14 @@ fn damage_anywhere_is_found() {
         cases += 1;
     }
     assert_eq!(cases, 320);
+    counted("state-damage", cases);
 }
 
 #[test]
 fn versions_from_before_and_after_are_named() {
     let whole = fs::read(fixture(2)).expect("a fixture");
-    for version in [0u16, 3, 4, 5, 17, 255, 256, 4096, u16::MAX] {
+    let versions = [0u16, 3, 4, 5, 17, 255, 256, 4096, u16::MAX];
+    for version in versions {
         let mut bytes = whole.clone();
         bytes[8..10].copy_from_slice(&version.to_le_bytes());
         let sum = crc32fast::hash(&bytes[..12]);
@@ -109,6 +115,7 @@ fn versions_from_before_and_after_are_named() {
         let which = if version == 0 { "older" } else { "newer" };
         assert!(error.contains(&format!("format version {version}, {which}")), "{error}");
     }
+    counted("state-versions", versions.len());
 }
 
 #[test]
@@ -116,7 +123,9 @@ fn sections_that_are_missing_doubled_or_foreign_are_named() {
     let whole = sections(&fs::read(fixture(2)).expect("a fixture"));
     assert!(refusal(&written(FormatVersion::NEWEST, &whole)).is_none());
     let small = whole.iter().enumerate().filter(|(_, section)| section.tag != tag::PAGES);
+    let mut cases = 0;
     for (at, section) in small {
+        cases += 7;
         let name = section.tag.to_string();
         let mut without = whole.clone();
         without.remove(at);
@@ -140,6 +149,7 @@ fn sections_that_are_missing_doubled_or_foreign_are_named() {
     critical.insert(1, foreign(b"XTRA"));
     let error = refusal(&written(FormatVersion::NEWEST, &critical)).expect("it is not known");
     assert!(error.contains("XTRA") && error.contains("later version"), "{error}");
+    counted("state-sections", cases + 1);
     let mut harmless = whole;
     harmless.insert(1, foreign(b"note"));
     assert!(refusal(&written(FormatVersion::NEWEST, &harmless)).is_none());
@@ -166,6 +176,7 @@ fn files_that_are_none() {
     for contents in [&b""[..], b"KVMXEN", b"\x7fELF and so on and on and on", &[0; 4096]] {
         assert!(refusal(contents).is_some());
     }
+    counted("state-none", 5);
 }
 
 /// The program says it in one line, with status 1, and leaves the file alone.
@@ -233,6 +244,7 @@ fn a_writer_that_is_killed_leaves_a_whole_file() {
     assert!(names.len() <= 2 + 40, "{names:?}");
     let unnamed = names.iter().filter(|name| name.file_name() != "guest.state").count();
     assert!(unnamed <= 8, "{unnamed} unfinished files are left");
+    counted("state-killed-writer", 40);
 }
 
 /// Makes the fixtures of a state that was saved by a real machine after two

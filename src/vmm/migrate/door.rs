@@ -12,20 +12,43 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::address::TcpAddress;
-use super::handover::Channel;
+use super::MigrateError;
 use super::handover::network::Verdict;
+use super::handover::{Channel, refuse};
 use super::link::TlsLink;
 use super::tls::{Tls, explain};
+use crate::state::StateError;
+use crate::vmm::config::MachineError;
 
 /// Connections that have not said yet what they want; the oldest makes place for a
 /// further one.
 pub const MOST_STRANGERS: usize = 16;
-/// How long one may take to show who it is, and to say what it wants.
-const WITHIN: Duration = Duration::from_secs(10);
+
+/// How long others may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// A connection, to show who it is and to say what it wants.
+    pub stranger: Duration,
+    /// The source of a guest that comes: between two pieces of it.
+    pub silence: Duration,
+    /// To ask for a guest that never came to run here.
+    pub asked: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            stranger: Duration::from_secs(10),
+            silence: Duration::from_secs(60),
+            asked: Duration::from_secs(120),
+        }
+    }
+}
 
 /// What the threads share.
 struct Shared {
     tls: Tls,
+    limits: Limits,
     verdict: Verdict,
     closed: AtomicBool,
     strangers: Mutex<Strangers>,
@@ -54,21 +77,21 @@ impl Door {
     /// # Errors
     /// The host's.
     pub fn open(at: &TcpAddress, tls: Tls) -> io::Result<Self> {
-        Self::listen(TcpListener::bind(at.host_and_port())?, tls)
+        Self::listen(TcpListener::bind(at.host_and_port())?, tls, Limits::default())
     }
 
     /// Takes what comes to `listener`.
     ///
     /// # Errors
     /// The host's.
-    pub fn listen(listener: TcpListener, tls: Tls) -> io::Result<Self> {
+    pub fn listen(listener: TcpListener, tls: Tls, limits: Limits) -> io::Result<Self> {
         let address = listener.local_addr()?;
         // Any socket may be shut down, whatever it is.
         let end = TcpStream::from(OwnedFd::from(listener.try_clone()?));
         let (sender, came) = sync_channel(1);
         let (verdict, closed) = (Verdict::default(), AtomicBool::new(false));
         let strangers = Mutex::default();
-        let shared = Arc::new(Shared { tls, verdict, closed, strangers, came: sender });
+        let shared = Arc::new(Shared { tls, limits, verdict, closed, strangers, came: sender });
         let accepting = Arc::clone(&shared);
         let acceptor = thread::Builder::new()
             .name("door".to_owned())
@@ -81,11 +104,6 @@ impl Door {
         self.address
     }
 
-    /// What becomes of the guest.
-    pub fn verdict(&self) -> &Verdict {
-        &self.shared.verdict
-    }
-
     /// Waits for the one connection on which a guest comes.
     ///
     /// # Errors
@@ -94,10 +112,50 @@ impl Door {
         self.came.recv().map_err(|_| io::Error::other("the thread that accepts has ended"))
     }
 
+    /// Takes the guest that comes on `link`, as `make` does. Back without an error when
+    /// it is the caller's to run.
+    ///
+    /// # Errors
+    /// [`MigrateError`]: the guest is the source's.
+    pub fn take<T>(
+        self,
+        mut link: TlsLink,
+        make: impl FnOnce(&mut TlsLink) -> Result<T, MachineError>,
+    ) -> Result<T, MigrateError> {
+        let Limits { silence, asked, .. } = self.shared.limits;
+        let what = "setting a time limit";
+        let limited = link.read_within(Some(silence));
+        let made = limited.map_err(|error| StateError::Io { what, error }.into());
+        match made.and_then(|()| make(&mut link)) {
+            Ok(made) => match self.verdict().take_over(&mut link, silence) {
+                Ok(()) => {
+                    self.stay_until_told(link);
+                    Ok(made)
+                }
+                Err(error) => {
+                    drop(made);
+                    tracing::warn!("the guest does not run here: {error}");
+                    self.verdict().wait_told(Some(asked));
+                    Err(error.into())
+                }
+            },
+            Err(error) => {
+                self.verdict().give_up();
+                refuse(&mut link, &error.to_string());
+                link.close();
+                Err(error.into())
+            }
+        }
+    }
+
+    fn verdict(&self) -> &Verdict {
+        &self.shared.verdict
+    }
+
     /// The guest runs here: answers its source until that knows.
-    pub fn stay_until_told(self, mut link: TlsLink) {
+    fn stay_until_told(self, mut link: TlsLink) {
         let work = move || {
-            self.verdict().hear_seen(&mut link, WITHIN);
+            self.verdict().hear_seen(&mut link, self.shared.limits.stranger);
             link.close();
             self.verdict().wait_told(None);
         };
@@ -169,7 +227,7 @@ impl Shared {
     }
 
     fn meet(&self, stream: TcpStream, peer: SocketAddr, id: u64) {
-        let until = Instant::now() + WITHIN;
+        let until = Instant::now() + self.limits.stranger;
         let mut link = match TlsLink::accept(stream, &self.tls, until) {
             Ok(link) => link,
             Err(error) => {

@@ -1,14 +1,13 @@
 //! The destination: takes one guest, and says so when it is ready to run.
 
-use std::io::{self, BufReader, Write};
+use std::io::{BufReader, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::door::Door;
 use super::handover::{Channel, refuse, take_over, welcome};
-use super::link::TlsLink;
 use super::{MigrateError, MovePlace};
-use crate::state::{RestoredTime, StateError, StateReader};
+use crate::state::{RestoredTime, StateReader};
 use crate::vmm::api::socket::ApiSocket;
 use crate::vmm::config::MachineError;
 use crate::vmm::machine::Machine;
@@ -17,8 +16,6 @@ use crate::vmm::saved_guest::SavedGuest;
 
 /// A source that is alive says something within this.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a source may ask for a guest that never came to run here.
-const ASKED_WITHIN: Duration = Duration::from_secs(120);
 
 type Sink = Box<dyn Write + Send>;
 type Made = Result<(Machine, RestoredTime), MachineError>;
@@ -41,7 +38,7 @@ pub fn receive(
             let door = Door::open(address, tls.clone()).map_err(failed)?;
             waiting();
             let link = door.guest().map_err(failed)?;
-            by_network(door, link, config, sink)
+            door.take(link, |link| make(link, config, sink))
         }
     }
 }
@@ -57,6 +54,7 @@ fn by_socket(
     let failed = |what| move |error| MigrateError::Accept { what, error };
     let (mut stream, _) = socket.listener().accept().map_err(failed("accepting a connection"))?;
     drop(socket);
+    // It holds for the state too.
     welcome(&mut stream, PATIENCE)?;
     match make(&mut stream, config, sink) {
         Ok(made) => {
@@ -65,34 +63,6 @@ fn by_socket(
         }
         Err(error) => {
             refuse(&mut stream, &error.to_string());
-            Err(error.into())
-        }
-    }
-}
-
-fn by_network(
-    door: Door,
-    mut link: TlsLink,
-    config: &RestoreConfig,
-    sink: Sink,
-) -> Result<(Machine, RestoredTime), MigrateError> {
-    match make(&mut link, config, sink) {
-        Ok(made) => match door.verdict().take_over(&mut link, PATIENCE) {
-            Ok(()) => {
-                door.stay_until_told(link);
-                Ok(made)
-            }
-            Err(error) => {
-                drop(made);
-                tracing::warn!("the guest does not run here: {error}");
-                door.verdict().wait_told(Some(ASKED_WITHIN));
-                Err(error.into())
-            }
-        },
-        Err(error) => {
-            door.verdict().give_up();
-            refuse(&mut link, &error.to_string());
-            link.close();
             Err(error.into())
         }
     }
@@ -110,10 +80,10 @@ fn make(stream: &mut impl Channel, config: &RestoreConfig, sink: Sink) -> Made {
 }
 
 /// The state, to its end and not a byte further.
-fn read(stream: &mut impl Channel) -> Result<SavedGuest, MachineError> {
-    let what = "setting a time limit";
-    let set = stream.read_within(Some(PATIENCE));
-    set.map_err(|error: io::Error| StateError::Io { what, error })?;
+///
+/// # Errors
+/// What is wrong with it, or with the connection.
+pub fn read(stream: &mut impl Channel) -> Result<SavedGuest, MachineError> {
     // The source says nothing more before it is answered: nothing is left behind
     // in the buffer.
     let mut reader = StateReader::new(BufReader::with_capacity(1 << 20, stream))?;

@@ -35,6 +35,8 @@ const GREETED: Duration = Duration::from_secs(10);
 const STOPPED_PATIENCE: Duration = Duration::from_secs(10);
 /// All that is sent while the guest stands still, however it trickles.
 const STOPPED_WITHIN: Duration = Duration::from_secs(60);
+/// What the destination says to `GOGO`, before it is asked anew.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Between two questions where the guest is.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -270,6 +272,7 @@ fn hand_over(
             let asker = Asker {
                 connect: &|| TlsLink::connect(address, tls, GREETED),
                 taken_back: &|| migration.is_unknown(),
+                answer: ANSWER,
                 pause: ASK_AGAIN,
             };
             let moved = network::hand_over(link, session, STOPPED_PATIENCE, &asker);

@@ -192,7 +192,10 @@ pub fn explain(error: &io::Error) -> String {
                 AlertDescription::CertificateExpired => "it has expired, or is not valid yet",
                 AlertDescription::UnknownCA => "another authority signed it",
                 AlertDescription::CertificateRequired => "there was none",
-                AlertDescription::DecryptError => "its signature is wrong",
+                AlertDescription::DecryptError => "another authority of that name signed it",
+                AlertDescription::UnsupportedCertificate => {
+                    "it is for another use (extended key usage)"
+                }
                 AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
                     "it does not do there"
                 }
@@ -200,7 +203,9 @@ pub fn explain(error: &io::Error) -> String {
             };
             format!("it refuses this side's certificate: {what}; see cert.pem here and ca.pem there")
         }
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => {
             "another authority signed its certificate; see ca.pem here and cert.pem there".to_owned()
         }
         rustls::Error::InvalidCertificate(why) => {

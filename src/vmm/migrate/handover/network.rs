@@ -31,10 +31,6 @@ pub use super::message::Session;
 use super::message::{Inbox, Message};
 use super::{Channel, HandoverError, VERSION, expect, io_error, is_late, strange};
 
-/// How long the source waits for `RUNS` before it asks by another connection, and
-/// how long an answer to that may take.
-const ANSWER: Duration = Duration::from_secs(5);
-
 /// The source says that a guest comes, and is greeted.
 ///
 /// # Errors
@@ -61,6 +57,9 @@ pub struct Asker<'a, C> {
     /// Called while it is not known where the guest is, before each question;
     /// whether somebody takes the guest back.
     pub taken_back: &'a dyn Fn() -> bool,
+    /// How long the source waits for `RUNS` before it asks by another connection, and
+    /// how long an answer to that may take.
+    pub answer: Duration,
     /// Between two questions.
     pub pause: Duration,
 }
@@ -85,7 +84,7 @@ pub fn hand_over<C: Channel>(
     }
     // A message that could not be sent may have arrived nevertheless.
     let asked = Message::Go.send(channel).and_then(|()| {
-        channel.read_within(Some(ANSWER))?;
+        channel.read_within(Some(asker.answer))?;
         Inbox::default().next(channel)
     });
     match asked {
@@ -100,7 +99,7 @@ pub fn hand_over<C: Channel>(
         if (asker.taken_back)() {
             return Err(HandoverError::TakenBack);
         }
-        match (asker.connect)().and_then(|mut channel| ask(&mut channel, session)) {
+        match (asker.connect)().and_then(|mut channel| ask(&mut channel, session, asker.answer)) {
             Ok(Some(true)) => return Ok(()),
             Ok(Some(false)) => return Err(HandoverError::Kept),
             Ok(None) => tracing::debug!("another destination answered, or nonsense"),
@@ -124,8 +123,12 @@ fn wait_ready(channel: &mut impl Channel, within: Duration) -> Result<(), Handov
 }
 
 /// Whether the guest runs there; `None` from one who does not know.
-fn ask(channel: &mut impl Channel, session: Session) -> io::Result<Option<bool>> {
-    channel.read_within(Some(ANSWER))?;
+fn ask(
+    channel: &mut impl Channel,
+    session: Session,
+    within: Duration,
+) -> io::Result<Option<bool>> {
+    channel.read_within(Some(within))?;
     Message::Asks(VERSION, session).send(channel)?;
     Ok(match Inbox::default().next(channel)? {
         Some(Ok(Message::Runs)) => {
