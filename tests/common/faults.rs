@@ -1,7 +1,7 @@
 //! Counts cases in which something was broken on purpose, across test programs.
 
-use std::path::Path;
 use std::fs;
+use std::path::Path;
 
 /// `cases` of a test are through. `scripts/test` adds up what all of them leave.
 pub fn counted(test: &str, cases: usize) {

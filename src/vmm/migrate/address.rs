@@ -41,9 +41,7 @@ pub enum AddressError {
     #[error("{0}: --tls-dir is for tcp: addresses; leave it out")]
     NeedsNone(String),
     /// Anything else.
-    #[error(
-        "{0}: no address; give unix:PATH, such as unix:/run/guest.socket, or tcp:HOST:PORT"
-    )]
+    #[error("{0}: no address; give unix:PATH, such as unix:/run/guest.socket, or tcp:HOST:PORT")]
     Unknown(String),
 }
 

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::address::TcpAddress;
 use super::MigrateError;
+use super::address::TcpAddress;
 use super::handover::network::Verdict;
 use super::handover::{Channel, refuse};
 use super::link::TlsLink;

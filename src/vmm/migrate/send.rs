@@ -66,7 +66,8 @@ impl Migration {
     /// [`MigrateError::Busy`].
     pub fn begin(&self) -> Result<(), MigrateError> {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(progress.phase, Phase::Copying | Phase::Stopped | Phase::Unknown | Phase::Done) {
+        if matches!(progress.phase, Phase::Copying | Phase::Stopped | Phase::Unknown | Phase::Done)
+        {
             return Err(MigrateError::Busy);
         }
         *progress = Progress { phase: Phase::Copying, ..Progress::default() };
@@ -220,7 +221,8 @@ fn explain(error: MigrateError, link: &mut Link, migration: &Migration) -> Migra
 /// A number that no other guest has.
 fn session() -> Result<Session, MigrateError> {
     let mut session = Session::default();
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut session));
+    let read =
+        std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut session));
     let what = "reading /dev/urandom";
     read.map_err(|error| HandoverError::Io { what, error })?;
     Ok(session)
@@ -244,7 +246,8 @@ fn by_socket(path: &Path) -> Result<Link, MigrateError> {
 /// With TLS 1.3 a source learns by the first answer only that it is refused.
 fn by_network(at: &TcpAddress, tls: &Tls, session: Session) -> Result<Link, MigrateError> {
     let at_text = || at.to_string();
-    let refused = |error: &io::Error| MigrateError::Peer { at: at_text(), why: tls::explain(error) };
+    let refused =
+        |error: &io::Error| MigrateError::Peer { at: at_text(), why: tls::explain(error) };
     let mut link = TlsLink::connect(at, tls, GREETED).map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused => MigrateError::Connect { at: at_text(), error },
         _ => refused(&error),

@@ -135,8 +135,10 @@ impl Tls {
         let path = |name| directory.join(name);
         let (ca, cert, secret) = (path("ca.pem"), path("cert.pem"), path("key.pem"));
         let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
-        let authority =
-            |error: &dyn ToString| TlsError::Authority { path: ca.clone(), error: error.to_string() };
+        let authority = |error: &dyn ToString| TlsError::Authority {
+            path: ca.clone(),
+            error: error.to_string(),
+        };
         let mut roots = RootCertStore::empty();
         for root in certificates(&ca)? {
             roots.add(root).map_err(|error| authority(&error))?;
@@ -201,13 +203,14 @@ pub fn explain(error: &io::Error) -> String {
                 }
                 other => return format!("it broke TLS off: {other:?}"),
             };
-            format!("it refuses this side's certificate: {what}; see cert.pem here and ca.pem there")
+            format!(
+                "it refuses this side's certificate: {what}; see cert.pem here and ca.pem there"
+            )
         }
         rustls::Error::InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature,
-        ) => {
-            "another authority signed its certificate; see ca.pem here and cert.pem there".to_owned()
-        }
+        ) => "another authority signed its certificate; see ca.pem here and cert.pem there"
+            .to_owned(),
         rustls::Error::InvalidCertificate(why) => {
             format!("its certificate does not do: {why}; see cert.pem there")
         }

@@ -123,11 +123,7 @@ fn wait_ready(channel: &mut impl Channel, within: Duration) -> Result<(), Handov
 }
 
 /// Whether the guest runs there; `None` from one who does not know.
-fn ask(
-    channel: &mut impl Channel,
-    session: Session,
-    within: Duration,
-) -> io::Result<Option<bool>> {
+fn ask(channel: &mut impl Channel, session: Session, within: Duration) -> io::Result<Option<bool>> {
     channel.read_within(Some(within))?;
     Message::Asks(VERSION, session).send(channel)?;
     Ok(match Inbox::default().next(channel)? {
@@ -325,4 +321,3 @@ impl Verdict {
         }
     }
 }
-
