@@ -177,10 +177,16 @@ fn connect_any(
 
 impl Read for TlsLink {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        match self {
+        let read = match self {
             Self::Client(stream) => stream.read(to),
             Self::Server(stream) => stream.read(to),
-        }
+        };
+        // An end without TLS's own mark. Nobody here takes an end for a good one: a state
+        // and a handover have their own last words.
+        read.or_else(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Ok(0),
+            _ => Err(error),
+        })
     }
 }
 
