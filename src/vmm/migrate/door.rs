@@ -16,6 +16,7 @@ use super::address::TcpAddress;
 use super::handover::network::Verdict;
 use super::handover::{Channel, refuse};
 use super::link::TlsLink;
+use super::receive::not_come;
 use super::tls::{Tls, explain};
 use crate::state::StateError;
 use crate::vmm::config::MachineError;
@@ -143,7 +144,7 @@ impl Door {
                 self.verdict().give_up();
                 refuse(&mut link, &error.to_string());
                 link.close();
-                Err(error.into())
+                Err(not_come(error))
             }
         }
     }

@@ -179,6 +179,14 @@ pub enum MigrateError {
     /// No thread.
     #[error("the guest has not moved: no thread for it: {0}")]
     Thread(io::Error),
+    /// The stream ended too early.
+    #[error(
+        "the guest did not come: its source gave up, ended or was cut off after {at} bytes; where it ran it may run on"
+    )]
+    CutOff {
+        /// Bytes that came.
+        at: u64,
+    },
     /// The machine at the destination.
     #[error(transparent)]
     Machine(#[from] MachineError),

@@ -1,13 +1,13 @@
 //! The destination: takes one guest, and says so when it is ready to run.
 
-use std::io::{BufReader, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::door::Door;
 use super::handover::{Channel, refuse, take_over, welcome};
 use super::{MigrateError, MovePlace};
-use crate::state::{RestoredTime, StateReader};
+use crate::state::{RestoredTime, StateError, StateReader};
 use crate::vmm::api::socket::ApiSocket;
 use crate::vmm::config::MachineError;
 use crate::vmm::machine::Machine;
@@ -63,7 +63,7 @@ fn by_socket(
         }
         Err(error) => {
             refuse(&mut stream, &error.to_string());
-            Err(error.into())
+            Err(not_come(error))
         }
     }
 }
@@ -86,6 +86,18 @@ fn make(stream: &mut impl Channel, config: &RestoreConfig, sink: Sink) -> Made {
 pub fn read(stream: &mut impl Channel) -> Result<SavedGuest, MachineError> {
     // The source says nothing more before it is answered: nothing is left behind
     // in the buffer.
-    let mut reader = StateReader::new(BufReader::with_capacity(1 << 20, stream))?;
-    SavedGuest::read_from(&mut reader)
+    let mut stream = BufReader::with_capacity(1 << 20, stream);
+    let what = "reading the state";
+    if stream.fill_buf().map_err(|error| StateError::Io { what, error })?.is_empty() {
+        return Err(StateError::Truncated { at: 0, part: "its header".to_owned() }.into());
+    }
+    SavedGuest::read_from(&mut StateReader::new(stream)?)
+}
+
+/// Why no guest came: a connection that ends too early is no damaged file.
+pub(super) fn not_come(error: MachineError) -> MigrateError {
+    match error {
+        MachineError::State(StateError::Truncated { at, .. }) => MigrateError::CutOff { at },
+        error => error.into(),
+    }
 }
