@@ -199,6 +199,12 @@ pub fn end(mode: EndMode) -> io::Error {
         }
         EndMode::Shell => return Command::new("/bin/sh").arg("-i").exec(),
     };
+    // The kernel's last words go to the port at once, past what the terminal still holds,
+    // and would come in the middle of it.
+    for descriptor in 0..3 {
+        // SAFETY: takes a number; one that is no terminal's is refused.
+        unsafe { libc::tcdrain(descriptor) };
+    }
     // SAFETY: nothing is mounted that would have to be written back.
     unsafe { libc::reboot(command) };
     io::Error::last_os_error()
