@@ -19,8 +19,8 @@
 use std::cell::Cell;
 
 use kvm_xen::pages::protocol::{
-    EntryTime, RUNSTATE_UPDATE_HI, Word, read_flagged, read_versioned, write_flagged,
-    write_versioned,
+    EntryTime, RUNSTATE_UPDATE_HI, Word, may_go, read_flagged, read_versioned, write_and_go,
+    write_flagged, write_versioned,
 };
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering, fence};
@@ -118,6 +118,35 @@ fn version_protocol_against_linux() {
 #[test]
 fn version_protocol_against_our_reader() {
     check_version::<0>(|page| read_versioned(&page.head[0], page.data(), 1), publish_version);
+}
+
+/// Who waits for `go` sees what was published before it.
+fn check_go<const SKIP: u32>() {
+    loom::model(|| {
+        let page = Page::<SKIP>::new();
+        let shared = Arc::clone(&page);
+        let writer = thread::spawn(move || {
+            FENCES.set(0);
+            write_and_go((&shared.head[0], 0), shared.data(), [1, 1], (&shared.head[1], 5));
+        });
+        if may_go(&page.head[1], 5) {
+            let read = read_versioned(&page.head[0], page.data(), 1);
+            assert_eq!(read, Some((2, [1, 1])), "torn: gone before its record");
+        }
+        writer.join().unwrap();
+        assert!(may_go(&page.head[1], 5));
+    });
+}
+
+#[test]
+fn go_comes_after_its_record() {
+    check_go::<0>();
+}
+
+#[test]
+#[should_panic(expected = "torn")]
+fn without_the_fence_before_go_the_model_objects() {
+    check_go::<3>();
 }
 
 /// A program that mapped the VMClock page and reads it as its header asks: waits

@@ -10,9 +10,10 @@
 
 use std::cell::Cell;
 
+use guest_clock::handover;
 use guest_clock::latch::Latch;
 use guest_clock::sequence::{self, StoreWord};
-use kvm_xen::pages::protocol::{self, write_versioned};
+use kvm_xen::pages::protocol::{self, write_and_go, write_versioned};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering, fence};
 use loom::thread;
@@ -125,6 +126,46 @@ fn without_the_fence_after_odd_the_model_objects() {
 #[should_panic(expected = "torn")]
 fn without_the_fence_before_even_the_model_objects() {
     check_page::<2>();
+}
+
+/// Words of a handover page as `docs/handover.md` lays them out.
+const GO: usize = 4;
+const SEQUENCE: usize = 5;
+const COUNT: usize = 8;
+const DELTA: usize = 12;
+
+/// A record and its `go`, against the guest's vCPU that waits for it: once it may
+/// go, it reads that record, whole, and at the first try.
+fn check_handover<const SKIP: u32>() {
+    loom::model(|| {
+        FENCES.set(0);
+        let page: Arc<[Modelled<SKIP>; handover::WORDS]> =
+            Arc::new(std::array::from_fn(|_| Modelled::new()));
+        let shared = Arc::clone(&page);
+        let host = thread::spawn(move || {
+            let data = [&shared[COUNT], &shared[DELTA]];
+            write_and_go((&shared[SEQUENCE], 0), data, [7, 7], (&shared[GO], 3));
+        });
+        if handover::may_go(&page, 3) {
+            let record = handover::record(&*page, 1);
+            let record =
+                record.unwrap_or_else(|_| panic!("torn: gone, and the record is not there"));
+            assert_eq!((record.move_count, record.tsc_delta), (7, 7), "torn: another record");
+        }
+        host.join().unwrap();
+        assert!(handover::may_go(&page, 3));
+    });
+}
+
+#[test]
+fn the_handovers_record_is_there_before_go() {
+    check_handover::<0>();
+}
+
+#[test]
+#[should_panic(expected = "torn")]
+fn without_the_fence_before_go_the_model_objects() {
+    check_handover::<3>();
 }
 
 /// One update of a latch, whose reader runs on another CPU.

@@ -16,6 +16,7 @@ use kvm_xen::state::{
 };
 use kvm_xen::vmm::config::MachineError;
 use kvm_xen::vmm::saved_guest::SavedGuest;
+use kvm_xen::xen::{HandoverPhase, HandoverState};
 
 fn fixture(version: u16) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/guest-v{version}.state"))
@@ -153,6 +154,35 @@ fn sections_that_are_missing_doubled_or_foreign_are_named() {
     let mut harmless = whole;
     harmless.insert(1, foreign(b"note"));
     assert!(refusal(&written(FormatVersion::NEWEST, &harmless)).is_none());
+}
+
+#[test]
+fn a_handover_that_was_under_way_is_read_or_refused() {
+    let state = HandoverState {
+        page: 0x20_0000,
+        sequence: 4,
+        ticket: 2,
+        phase: HandoverPhase::Gathered,
+        held_nmis: vec![1],
+    };
+    let mut payload = Vec::new();
+    ciborium::into_writer(&state, &mut payload).expect("CBOR");
+    let all = sections(&fs::read(fixture(2)).expect("a fixture"));
+    let with = |sections: &[&[u8]]| {
+        let mut all = all.clone();
+        for payload in sections {
+            let section = Section { tag: tag::HANDOVER, index: 0, payload: payload.to_vec() };
+            all.insert(all.len() - 1, section);
+        }
+        refusal(&written(FormatVersion::NEWEST, &all))
+    };
+    assert_eq!(with(&[&payload]), None);
+    for wrong in [&[&payload[..], &payload[..]][..], &[b""], &[b"\xa0"], &[b"\xff"]] {
+        let error = with(wrong).expect("it is spoiled");
+        assert!(error.contains("HOVR"), "{error}");
+    }
+    // Who does not know it has to refuse it: the guest would wait for ever.
+    assert!(tag::HANDOVER.is_critical());
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub mod checks;
 pub mod cpu;
 pub mod events;
 pub mod fifo;
+pub mod handover;
 pub mod hypercall;
 pub mod interrupts;
 pub mod ioapic;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::clock::args::ClockCommandArgs;
+use super::handover::{HandoverArg, HandoverArgs};
 use crate::kvm::{ClockMode, KVM_DEVICE, KvmFeature};
 use crate::state::TimePolicy;
 use crate::vmm::config::Console;
@@ -137,6 +138,8 @@ pub struct SaveCommandArgs {
     /// Let the guest go on; without, the machine ends
     #[arg(long)]
     pub go_on: bool,
+    #[command(flatten)]
+    pub handover: HandoverArgs,
 }
 
 #[derive(Args, Debug)]
@@ -210,6 +213,9 @@ pub struct SaveArgs {
     /// With these certificates
     #[arg(long, value_name = "DIR", hide = true, requires = "migrate_to")]
     pub migrate_tls_dir: Option<PathBuf>,
+    /// Whether the guest is asked for a handover before either
+    #[arg(long, value_enum, hide = true, default_value_t = HandoverArg::Auto)]
+    pub handover: HandoverArg,
 }
 
 #[derive(Args, Debug)]
@@ -222,6 +228,8 @@ pub struct MigrateArgs {
     pub to: Option<String>,
     #[command(flatten)]
     pub tls: TlsArgs,
+    #[command(flatten)]
+    pub handover: HandoverArgs,
     /// The guest goes on here after a connection broke and nobody can be asked where it
     /// is: only where it is certain that it does not run at the destination
     #[arg(long, conflicts_with_all = ["to", "tls_dir"])]

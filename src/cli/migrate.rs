@@ -15,6 +15,7 @@ use crate::vmm::api::http::Limits;
 use crate::vmm::api::socket::ApiSocket;
 use crate::vmm::config::MachineError;
 use crate::vmm::exit::ExitReason;
+use crate::vmm::handover::HandoverMode;
 use crate::vmm::machine::Machine;
 use crate::vmm::migrate::receive;
 use crate::vmm::migrate::send::{Migration, migrate};
@@ -47,7 +48,8 @@ pub fn ask(args: &MigrateArgs) -> Result<ExitCode, CliError> {
     };
     // What is wrong with it is told before anybody is asked.
     MovePlace::new(to, args.tls.tls_dir.as_deref())?;
-    let mut body = serde_json::json!({ "to": to });
+    let handover = HandoverMode::from(args.handover.handover);
+    let mut body = serde_json::json!({ "to": to, "handover": handover });
     if let Some(directory) = &args.tls.tls_dir {
         let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.clone());
         body["tls_dir"] = serde_json::json!(absolute);
@@ -75,11 +77,12 @@ fn follow(socket: &Path, mut progress: Progress) -> Result<ExitCode, CliError> {
         match progress.phase {
             Phase::Done => {
                 super::say(format_args!(
-                    "migrated: {} rounds, {} MiB in {} ms, the guest stood still for {} ms\n",
+                    "migrated: {} rounds, {} MiB in {} ms, the guest stood still for {} ms{}\n",
                     progress.rounds,
                     progress.sent_bytes >> 20,
                     progress.total_ns / 1_000_000,
                     progress.downtime_ns / 1_000_000,
+                    super::handover::handover_note(progress.handover),
                 ));
                 return Ok(ExitCode::SUCCESS);
             }
@@ -141,16 +144,18 @@ pub(super) fn migrate_after(
 ) -> Result<JoinHandle<()>, CliError> {
     let to = MovePlace::new(to, args.migrate_tls_dir.as_deref())?;
     let savable = machine.savable();
+    let handover = args.handover.into();
     let work = move || {
         std::thread::sleep(Duration::from_millis(after_ms));
         let end = || savable.shared.end(ExitReason::Migrated);
-        match migrate(&savable, &to, &Migration::default(), end) {
+        match migrate(&savable, &to, &Migration::default(), handover, end) {
             Ok(done) => tracing::info!(
                 rounds = done.rounds,
                 sent_bytes = done.sent_bytes,
                 rate_bytes_per_s = done.rate_bytes_per_s,
                 downtime_us = done.downtime_ns / 1000,
                 total_us = done.total_ns / 1000,
+                handover = %done.handover,
                 "the guest is migrated"
             ),
             Err(error) => super::complain(&error),

@@ -5,6 +5,7 @@ mod check;
 mod clock;
 mod demo;
 mod evidence;
+mod handover;
 mod masterclock;
 mod migrate;
 mod probe;

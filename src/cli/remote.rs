@@ -11,6 +11,7 @@ use super::args::{ResumeArgs, SaveCommandArgs, SocketArgs};
 use super::clock::ClockError;
 use super::clock::client::Client;
 use super::run::CliError;
+use crate::vmm::handover::HandoverMode;
 
 /// Longer than the machine itself waits for its vCPUs, or for the guest.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -43,14 +44,20 @@ pub fn save(args: &SaveCommandArgs) -> Result<ExitCode, CliError> {
     let told = |why: String| CliError::Check(format!("{}: {why}", args.file.display()));
     let file = absolute(&args.file).map_err(|error| told(error.to_string()))?;
     let file = file.to_str().ok_or_else(|| told("the name is not UTF-8".to_owned()))?;
-    let body = json!({ "file": file, "go_on": args.go_on }).to_string();
+    let handover = HandoverMode::from(args.handover.handover);
+    let body = json!({
+        "file": file, "go_on": args.go_on, "handover": handover,
+    })
+    .to_string();
     let saved = put(&args.machine.socket, "/v1/save", &body, SAVE_TIMEOUT)?;
+    let handover = serde_json::from_value(saved["handover"].clone()).unwrap_or_default();
     let number = |name: &str| saved[name].as_u64().unwrap_or(0);
     super::say(format_args!(
-        "saved {} bytes, {} of them not memory; the guest stood for {} ms\n",
+        "saved {} bytes, {} of them not memory; the guest stood for {} ms{}\n",
         number("bytes"),
         number("bytes_beyond_memory"),
         number("stopped_ns") / 1_000_000,
+        super::handover::handover_note(handover),
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::args::{GoOnArgs, RestoreArgs};
+use super::args::{GoOnArgs, RestoreArgs, SaveArgs};
 use super::run::{CliError, run_to_end, serve};
 use crate::vmm::api::socket::ApiSocket;
 use crate::vmm::config::{Console, MachineError};
@@ -43,10 +43,11 @@ pub(super) fn save_after(
     machine: &Machine,
     path: &Path,
     after_ms: u64,
-    go_on: bool,
+    args: &SaveArgs,
 ) -> Result<JoinHandle<()>, CliError> {
     let savable = machine.savable();
     let path = path.to_owned();
+    let (go_on, handover) = (args.save_and_go_on, args.handover.into());
     let work = move || {
         std::thread::sleep(Duration::from_millis(after_ms));
         let end = || {
@@ -54,13 +55,14 @@ pub(super) fn save_after(
                 savable.shared.end(ExitReason::Saved);
             }
         };
-        match savable.save(&path, end) {
+        match savable.save(&path, handover, end) {
             Ok(report) => tracing::info!(
                 bytes = report.bytes,
                 beyond_memory = report.beyond_memory,
                 pages = report.pages,
                 stopped_us = report.stopped_for.as_micros(),
                 guest_tsc = report.guest_tsc,
+                handover = %report.handover,
                 "the guest is saved"
             ),
             Err(error) => super::complain(&error),

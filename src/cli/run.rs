@@ -175,9 +175,7 @@ pub(super) fn serve(
 /// Runs a machine to its end, and saves it where that is asked for.
 pub(super) fn run_to_end(machine: Machine, save: &SaveArgs) -> Result<ExitCode, CliError> {
     let saving = match (&save.save_to, save.save_after) {
-        (Some(path), Some(after)) => {
-            Some(super::restore::save_after(&machine, path, after, save.save_and_go_on)?)
-        }
+        (Some(path), Some(after)) => Some(super::restore::save_after(&machine, path, after, save)?),
         _ => None,
     };
     let moving = match (&save.migrate_to, save.migrate_after) {

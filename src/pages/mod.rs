@@ -1,12 +1,13 @@
 //! Publishes clock data into guest memory. The only writer of clock pages.
 //!
-//! Four structures, two protocols, one writer for each page at a time:
+//! Five structures, two protocols, one writer for each page at a time:
 //!
 //! | structure | written by | protocol |
 //! | --- | --- | --- |
 //! | `vcpu_time_info` | [`publish_time`] | version, odd during an update |
 //! | wallclock in `shared_info` | [`publish_wallclock`] | version, odd during an update |
 //! | VMClock | [`publish_vmclock`] | sequence count, odd during an update |
+//! | handover | [`HandoverWords`] | sequence count, odd during an update; then a word to go |
 //! | `vcpu_runstate_info` | [`publish_runstate`] | top bit of the entry time |
 //!
 //! The protocols live in [`protocol`], generic over the atomic word, so that
@@ -25,6 +26,7 @@
 //! accesses would gain nothing, because both protocols already make a reader
 //! discard a mix of old and new words.
 
+mod handover;
 mod memory;
 pub mod protocol;
 mod runstate;
@@ -32,6 +34,7 @@ mod time;
 mod vmclock;
 mod wallclock;
 
+pub use handover::{HandoverRecord, HandoverWords};
 pub use memory::{GuestRam, GuestRamHandle, PageError, Width};
 pub use runstate::{Runstate, RunstateArea, publish_runstate, read_runstate};
 pub use time::{

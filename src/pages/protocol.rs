@@ -74,6 +74,35 @@ pub fn write_versioned<W: Word, const N: usize>(
     version.store(odd.wrapping_add(1));
 }
 
+/// Publishes as [`write_versioned`], then lets whoever waits for `ticket` in the
+/// word `go` go on.
+///
+/// The partner is a guest's vCPU that waits, G1 and G2 in [`may_go`].
+pub fn write_and_go<W: Word, const N: usize>(
+    version: (&W, u32),
+    data: [&W; N],
+    values: [u32; N],
+    go: (&W, u32),
+) {
+    // W1 to W5.
+    let (word, old_version) = version;
+    write_versioned(word, old_version, data, values);
+    // W6. Nobody sees W7 without W5. Partner: G2, between `go` and the version.
+    W::release_fence();
+    // W7.
+    let (word, ticket) = go;
+    word.store(ticket);
+}
+
+/// Whether `ticket` may go on: what was published before is then seen.
+pub fn may_go<W: Word>(go: &W, ticket: u32) -> bool {
+    // G1.
+    let went = go.load() == ticket;
+    // G2. Partner: W6.
+    W::acquire_fence();
+    went
+}
+
 /// Reads what [`write_versioned`] (or KVM, or Xen) published: the even version
 /// and the data. `None` when no try out of `tries` was quiet.
 pub fn read_versioned<W: Word, const N: usize>(

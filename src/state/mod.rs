@@ -12,6 +12,7 @@
 
 mod error;
 mod file;
+mod handover;
 mod memory;
 mod stream;
 mod time;

@@ -75,6 +75,8 @@ pub mod tag {
     pub const SERIAL: Tag = Tag(*b"UART");
     /// The tree of xenstore, its watches and transactions.
     pub const XENSTORE: Tag = Tag(*b"STOR");
+    /// A guest that registered for handovers: where that stands.
+    pub const HANDOVER: Tag = Tag(*b"HOVR");
     /// The VMClock and VM generation devices.
     pub const VMCLOCK: Tag = Tag(*b"VMCL");
     /// The clock at the moment when the guest stopped.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock_metrics::ClockMetrics;
 use super::exit::ExitReason;
+use super::handover::HandoverMode;
 use super::machine::wallclock_error;
 use super::migrate::send::{Migration, migrate};
 use super::migrate::{MigrateError, MovePlace};
@@ -157,14 +158,19 @@ impl Control {
     ///
     /// # Errors
     /// [`ControlSaveError`]: the guest goes on, and the old file is there.
-    pub fn save(&self, path: &Path, go_on: bool) -> Result<SaveReport, ControlSaveError> {
+    pub fn save(
+        &self,
+        path: &Path,
+        handover: HandoverMode,
+        go_on: bool,
+    ) -> Result<SaveReport, ControlSaveError> {
         let savable = self.savable.get().ok_or(ControlSaveError::TooEarly)?;
         let end = || {
             if !go_on {
                 self.shared.end(ExitReason::Saved);
             }
         };
-        Ok(savable.save(path, end)?)
+        Ok(savable.save(path, handover, end)?)
     }
 
     /// Says who knows the clocks best; only the first call counts. Without it
@@ -260,7 +266,11 @@ impl Control {
     /// # Errors
     /// [`MigrateError`], where it does not begin. What comes of it is in
     /// [`migration`](Self::migration).
-    pub fn migrate(self: &Arc<Self>, to: MovePlace) -> Result<(), MigrateError> {
+    pub fn migrate(
+        self: &Arc<Self>,
+        to: MovePlace,
+        handover: HandoverMode,
+    ) -> Result<(), MigrateError> {
         if self.shared.pause.is_held() {
             return Err(MigrateError::Paused);
         }
@@ -272,7 +282,7 @@ impl Control {
                 return;
             };
             let end = || control.shared.end(ExitReason::Migrated);
-            if let Err(error) = migrate(savable, &to, &control.migration, end) {
+            if let Err(error) = migrate(savable, &to, &control.migration, handover, end) {
                 tracing::warn!("{error}");
             }
         };

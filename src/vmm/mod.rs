@@ -11,6 +11,7 @@ pub mod control;
 pub mod demo_guest;
 pub mod devices;
 pub mod exit;
+pub mod handover;
 pub mod hypercall_sites;
 pub mod initrd;
 pub mod input;

@@ -14,6 +14,7 @@ use xen_abi::cpuid::XEN_CPUID_FIRST_LEAF;
 
 use super::config::{Console, MachineError, host};
 use super::devices::PortDevices;
+use super::handover;
 use super::load::check_cpus;
 use super::machine::Machine;
 use super::migrate::ram_slots;
@@ -155,6 +156,9 @@ impl Machine {
             Arc::clone(&platform) as Arc<dyn crate::xen::Platform>,
             &saved.domain,
         )?);
+        if let Some(handover) = &saved.handover {
+            domain.restore_handover(handover)?;
+        }
         if !platform.restore(&saved.platform) {
             let why = "it is that of another number of vCPUs".to_owned();
             return Err(StateError::Contents { tag: tag::PLATFORM, why }.into());
@@ -201,6 +205,8 @@ impl Machine {
         for tell in &config.on_restored {
             tell(&time, &domain);
         }
+        // Last: who is let go by it finds everything right.
+        handover::tell(&domain, &vm.clock, &saved.clock, &time, host_khz)?;
         let since_stop_ns = vm.clock.system_time_ns().saturating_sub(stopped_ns(&saved.clock)?);
         tracing::info!(
             since_stop_ns,

@@ -11,6 +11,7 @@ use vm_superio::serial::SerialState;
 
 use super::clock_service::ClockService;
 use super::config::Console;
+use super::handover::{Asked, Handover, HandoverMode, NoHandover};
 use super::migrate::RamSlot;
 use super::power::PowerState;
 use super::quiesce::{Job, NotStopped};
@@ -167,6 +168,9 @@ pub enum SaveError {
     /// The host's clock.
     #[error("cannot save: {0}")]
     Time(#[from] HostTimeError),
+    /// A handover was demanded.
+    #[error("cannot save: {0}")]
+    Handover(#[from] NoHandover),
 }
 
 /// What became of it.
@@ -182,6 +186,8 @@ pub struct SaveReport {
     pub stopped_for: Duration,
     /// Guest TSC after the last instruction.
     pub guest_tsc: u64,
+    /// Whether the guest gathered its vCPUs for it.
+    pub handover: Handover,
 }
 
 /// What of a machine does not change, for its saving.
@@ -221,20 +227,27 @@ pub(super) struct Small {
 }
 
 impl Savable {
-    /// Stops the guest, writes it to `path` whole or not at all, and then does
-    /// `and_then` before it goes on: nothing, or end it.
+    /// Asks the guest for a handover as `handover` says, stops it, writes it to
+    /// `path` whole or not at all, and then does `and_then` before it goes on:
+    /// nothing, or end it.
     ///
     /// # Errors
     /// [`SaveError`]: what was at `path` is as it was, and the guest goes on.
-    pub fn save(&self, path: &Path, and_then: impl FnOnce()) -> Result<SaveReport, SaveError> {
+    pub fn save(
+        &self,
+        path: &Path,
+        handover: HandoverMode,
+        and_then: impl FnOnce(),
+    ) -> Result<SaveReport, SaveError> {
         // What can go wrong before the guest is stopped does.
         let file = AtomicFile::create(path)?;
         check_xsave(&self.shared.vm)?;
         let indices = saved_msrs(&self.kvm).map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
+        let asked = Asked::ask(&self.shared, handover)?;
         let quiesce = &self.shared.quiesce;
         let kick = || self.shared.kick_all();
         let saved = quiesce.stopped(STOP_WITHIN, kick, |on_each| {
-            let began = Instant::now();
+            let began = asked.since.unwrap_or_else(Instant::now);
             self.shared.platform.hold_timers();
             let sections = self.vcpus(on_each, &indices);
             let vmclock = self.clock_service.seen().map(VmClockSection::from);
@@ -247,7 +260,8 @@ impl Savable {
             self.shared.platform.release_timers();
             saved
         });
-        saved?
+        // A gathered guest that goes on here is let go now.
+        Ok(SaveReport { handover: asked.outcome, ..saved?? })
     }
 
     /// Has each vCPU's thread read its vCPU.
@@ -306,6 +320,7 @@ impl Savable {
             pages,
             stopped_for: began.elapsed(),
             guest_tsc: small.stopped.guest_tsc,
+            handover: Handover::Off,
         })
     }
 
@@ -333,6 +348,10 @@ impl Savable {
         writer.value(tag::SERIAL, 0, &self.shared.devices.snapshot())?;
         if self.shared.domain.config().store_page.is_some() {
             writer.value(tag::XENSTORE, 0, &self.shared.domain.xenstore_state())?;
+        }
+        // One who does not know it would leave a gathered guest waiting for ever.
+        if let Some(handover) = self.shared.domain.snapshot_handover() {
+            writer.value(tag::HANDOVER, 0, &handover)?;
         }
         if let Some(vmclock) = &small.vmclock {
             writer.value(tag::VMCLOCK, 0, vmclock)?;

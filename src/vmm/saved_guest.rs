@@ -14,7 +14,7 @@ use super::save::{MachineState, SerialSection, VcpuSection, VmClockSection};
 use crate::kvm::{IrqchipState, PlatformState};
 use crate::pages::GuestRam;
 use crate::state::{Section, StateError, StateReader, StoppedClock, Tag, read_pages, tag};
-use crate::xen::{DomainState, MAX_VCPUS, XenstoreState};
+use crate::xen::{DomainState, HandoverState, MAX_VCPUS, XenstoreState};
 
 /// A saved guest, read whole: its memory, and everything else of it.
 pub struct SavedGuest {
@@ -28,6 +28,7 @@ pub struct SavedGuest {
     pub(super) platform: PlatformState,
     pub(super) serial: SerialSection,
     pub(super) vmclock: Option<VmClockSection>,
+    pub(super) handover: Option<HandoverState>,
     pub(super) store: Option<XenstoreState>,
     pub(super) clock: StoppedClock,
 }
@@ -91,6 +92,7 @@ impl SavedGuest {
         let mut platform = Once(tag::PLATFORM, None);
         let mut serial = Once(tag::SERIAL, None);
         let mut vmclock = Once(tag::VMCLOCK, None);
+        let mut handover = Once(tag::HANDOVER, None);
         let mut store = Once(tag::XENSTORE, None);
         let mut clock = Once(tag::CLOCK, None);
         let mut vcpus = Vec::new();
@@ -102,6 +104,7 @@ impl SavedGuest {
                 tag::PLATFORM => platform.take(&section)?,
                 tag::SERIAL => serial.take(&section)?,
                 tag::VMCLOCK => vmclock.take(&section)?,
+                tag::HANDOVER => handover.take(&section)?,
                 tag::XENSTORE => store.take(&section)?,
                 tag::CLOCK => clock.take(&section)?,
                 tag::VCPU if section.index as usize == vcpus.len() => vcpus.push(section.value()?),
@@ -131,6 +134,7 @@ impl SavedGuest {
             platform: platform.get()?,
             serial: serial.get()?,
             vmclock: vmclock.1,
+            handover: handover.1,
             store: store.1,
             clock: clock.get()?,
         })

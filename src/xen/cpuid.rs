@@ -10,6 +10,11 @@ use xen_abi::cpuid::{
     XEN_CPUID_TSC_MODE_DEFAULT, XEN_HVM_CPUID_DOMID_PRESENT, XEN_HVM_CPUID_IOMMU_MAPPINGS,
     XEN_HVM_CPUID_UPCALL_VECTOR, XEN_HVM_CPUID_VCPU_ID_PRESENT,
 };
+use xen_abi::handover::{
+    HANDOVER_HYPERCALL, HANDOVER_VERSION, HANDOVER_VIRQ, XEN_CPUID_EXT_LEAF_HANDOVER,
+    XEN_CPUID_EXT_OFFSET, XEN_CPUID_EXT_SIGNATURE_EBX, XEN_CPUID_EXT_SIGNATURE_ECX,
+    XEN_CPUID_EXT_SIGNATURE_EDX,
+};
 
 use super::{DomainConfig, version};
 use crate::clock::SystemTimeLine;
@@ -95,6 +100,21 @@ pub fn leaves(
         },
         // Empty for HVM guests, but counted.
         CpuidEntry { significant_index: true, ..leaf(XEN_CPUID_LEAF_PV) },
+        // Ours, beside Xen's: who does not look for them takes them for another
+        // hypervisor's that it does not know.
+        CpuidEntry {
+            eax: base + XEN_CPUID_EXT_OFFSET + XEN_CPUID_EXT_LEAF_HANDOVER,
+            ebx: XEN_CPUID_EXT_SIGNATURE_EBX,
+            ecx: XEN_CPUID_EXT_SIGNATURE_ECX,
+            edx: XEN_CPUID_EXT_SIGNATURE_EDX,
+            ..leaf(XEN_CPUID_EXT_OFFSET)
+        },
+        CpuidEntry {
+            eax: HANDOVER_VERSION,
+            ebx: low(HANDOVER_HYPERCALL),
+            ecx: HANDOVER_VIRQ,
+            ..leaf(XEN_CPUID_EXT_OFFSET + XEN_CPUID_EXT_LEAF_HANDOVER)
+        },
     ]
 }
 
@@ -110,8 +130,12 @@ fn hvm_features(config: &DomainConfig) -> u32 {
     features
 }
 
+const fn low(number: u64) -> u32 {
+    halves(number).0
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "split into its halves")]
-fn halves(value: u64) -> (u32, u32) {
+const fn halves(value: u64) -> (u32, u32) {
     (value as u32, (value >> 32) as u32)
 }
 

@@ -4,16 +4,18 @@ mod unknown;
 
 use xen_abi::errno::Errno;
 use xen_abi::hypercall::{
-    HYPERVISOR_ARCH_1, HYPERVISOR_CONSOLE_IO, HYPERVISOR_DM_OP, HYPERVISOR_DOMCTL,
-    HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_GRANT_TABLE_OP, HYPERVISOR_HVM_OP, HYPERVISOR_HYPFS_OP,
-    HYPERVISOR_MEMORY_OP, HYPERVISOR_MMUEXT_OP, HYPERVISOR_MULTICALL, HYPERVISOR_PHYSDEV_OP,
-    HYPERVISOR_PLATFORM_OP, HYPERVISOR_SCHED_OP, HYPERVISOR_SET_TIMER_OP, HYPERVISOR_SYSCTL,
-    HYPERVISOR_VCPU_OP, HYPERVISOR_VM_ASSIST, HYPERVISOR_XEN_VERSION, HYPERVISOR_XENPMU_OP,
+    HYPERVISOR_ARCH_1, HYPERVISOR_ARCH_7, HYPERVISOR_CONSOLE_IO, HYPERVISOR_DM_OP,
+    HYPERVISOR_DOMCTL, HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_GRANT_TABLE_OP, HYPERVISOR_HVM_OP,
+    HYPERVISOR_HYPFS_OP, HYPERVISOR_MEMORY_OP, HYPERVISOR_MMUEXT_OP, HYPERVISOR_MULTICALL,
+    HYPERVISOR_PHYSDEV_OP, HYPERVISOR_PLATFORM_OP, HYPERVISOR_SCHED_OP, HYPERVISOR_SET_TIMER_OP,
+    HYPERVISOR_SYSCTL, HYPERVISOR_VCPU_OP, HYPERVISOR_VM_ASSIST, HYPERVISOR_XEN_VERSION,
+    HYPERVISOR_XENPMU_OP,
 };
 
 use super::{
     Call, CallingVcpu, Domain, Hypercall, Outcome, Reply, console_io, event_channel, grant_table,
-    hvm_op, memory_op, multicall, physdev, privileged, sched, timer, vcpu_op, version, vm_assist,
+    handover, hvm_op, memory_op, multicall, physdev, privileged, sched, timer, vcpu_op, version,
+    vm_assist,
 };
 use crate::pages::Width;
 
@@ -78,6 +80,8 @@ fn value(call: &mut Call, number: u64, &[a, b, c, d, ..]: &[u64; 6]) -> Reply {
         HYPERVISOR_SYSCTL => privileged::sysctl(call, a),
         HYPERVISOR_DOMCTL => privileged::domctl(call, a),
         HYPERVISOR_ARCH_1 => privileged::paging_domctl_cont(call, a),
+        // Nothing in Xen: the handover, which CPUID tells of.
+        HYPERVISOR_ARCH_7 => handover::op(call, low(a), b, low(c)),
         HYPERVISOR_HYPFS_OP => Err(Errno::EPERM),
         // PMU virtualization serves guests without a LAPIC.
         HYPERVISOR_XENPMU_OP => Err(Errno::EOPNOTSUPP),

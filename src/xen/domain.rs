@@ -6,7 +6,8 @@
 //! events, at most two, in the order of their numbers. Nobody takes `layout`
 //! twice, and nobody sleeps holding a lock. Delivering an event takes `layout`
 //! shared; only placing a page and changing the ABI of events take it
-//! exclusively. `Xenstore`'s lock is taken with no other, and no other within it.
+//! exclusively. `Xenstore`'s lock is taken with no other, and no other within it;
+//! `Handover`'s too.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -15,6 +16,7 @@ use vm_memory::{GuestAddress, GuestAddressSpace};
 
 use super::dispatch::UnknownCalls;
 use super::event_channel::EventChannels;
+use super::handover::Handover;
 use super::physmap::Physmap;
 use super::sched::{Shutdown, Watchdogs};
 use super::shared_info::{Layout, PrivatePage};
@@ -107,6 +109,7 @@ pub struct Domain {
     pub(super) clock_page_rewrites: AtomicU64,
     pub(super) params: HvmParams,
     pub(super) grants: GrantTable,
+    pub(super) handover: Handover,
     pub(super) console: Console,
     pub(super) xenstore: Xenstore,
     pub(super) physmap: Physmap,
@@ -143,6 +146,7 @@ impl Domain {
             clock_page_rewrites: AtomicU64::new(0),
             params: HvmParams::new(&config),
             grants: GrantTable::new(&config),
+            handover: Handover::default(),
             console: Console::new(config.console_page),
             xenstore: Xenstore::new(config.domain_id, config.store_page),
             physmap: Physmap::new(&config),

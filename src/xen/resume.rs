@@ -165,6 +165,7 @@ impl Domain {
             self.stop_waiting(vcpu);
             self.renew_runstate(vcpu);
         }
+        self.renew_handover();
         self.renew_console();
         self.renew_xenstore()
     }

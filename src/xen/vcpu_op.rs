@@ -84,7 +84,7 @@ pub(super) fn op(call: &mut Call<'_>, cmd: u64, vcpuid: u64, arg: u64) -> Reply 
             if arg != 0 {
                 return Err(Errno::EINVAL);
             }
-            domain.platform.raise_nmi(vcpu).map(|()| 0)
+            domain.send_nmi(vcpu).map(|()| 0)
         }
         // Only a vCPU that is pinned to a physical one has a physical number.
         VCPUOP_GET_PHYSID => Err(Errno::EINVAL),

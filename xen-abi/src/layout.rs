@@ -80,6 +80,7 @@ pub const MODULES: &[Module] = &[
     crate::event_channel::MODULE,
     crate::features::MODULE,
     crate::grant_table::MODULE,
+    crate::handover::MODULE,
     crate::hvm_op::MODULE,
     crate::hvm_params::MODULE,
     crate::hvm_start_info::MODULE,

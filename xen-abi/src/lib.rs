@@ -24,6 +24,7 @@ pub mod errno;
 pub mod event_channel;
 pub mod features;
 pub mod grant_table;
+pub mod handover;
 pub mod hvm_op;
 pub mod hvm_params;
 pub mod hvm_start_info;

@@ -40,6 +40,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod handover;
 pub mod latch;
 pub mod pvclock;
 pub mod real_time;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::http::{Request, Response};
 use super::prometheus;
 use crate::vmm::control::{Control, ControlSaveError};
+use crate::vmm::handover::{Handover, HandoverMode};
 use crate::vmm::migrate::{MigrateError, MovePlace};
 use crate::vmm::save::SaveError;
 use crate::vmm::suspend::SuspendError;
@@ -106,18 +107,24 @@ struct Destination {
     /// With a port: what this process reads.
     #[serde(default)]
     tls_dir: Option<PathBuf>,
+    /// Whether the guest is asked to gather its vCPUs.
+    #[serde(default)]
+    handover: HandoverMode,
 }
 
 fn migrate(control: &Arc<Control>, request: &Request) -> Response {
     let refused =
         |status, error: &dyn std::fmt::Display| Response::error(status, &error.to_string());
-    let to = match serde_json::from_slice::<Destination>(&request.body) {
-        Ok(destination) => MovePlace::new(&destination.to, destination.tls_dir.as_deref()),
+    let (to, handover) = match serde_json::from_slice::<Destination>(&request.body) {
+        Ok(destination) => {
+            let place = MovePlace::new(&destination.to, destination.tls_dir.as_deref());
+            (place, destination.handover)
+        }
         Err(error) => return refused(400, &format_args!("not {{\"to\": ADDRESS}}: {error}")),
     };
     match to {
         Err(error) => refused(400, &error),
-        Ok(to) => match control.migrate(to) {
+        Ok(to) => match control.migrate(to, handover) {
             Ok(()) => Response::json(&control.migration().progress()),
             Err(error @ MigrateError::Thread(_)) => refused(503, &error),
             Err(error) => refused(409, &error),
@@ -142,6 +149,9 @@ struct SaveBody {
     /// The guest goes on; without, the machine ends.
     #[serde(default)]
     go_on: bool,
+    /// Whether the guest is asked to gather its vCPUs.
+    #[serde(default)]
+    handover: HandoverMode,
 }
 
 /// The answer to `PUT /v1/save`.
@@ -155,6 +165,8 @@ pub struct Saved {
     pub pages: u64,
     /// How long the guest stood for it.
     pub stopped_ns: u64,
+    /// Whether it gathered its vCPUs for it.
+    pub handover: Handover,
 }
 
 fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Response> {
@@ -188,21 +200,22 @@ fn resume(control: &Control, request: &Request) -> Response {
 }
 
 fn save(control: &Control, request: &Request) -> Response {
-    let SaveBody { file, go_on } = match body(request) {
+    let SaveBody { file, go_on, handover } = match body(request) {
         Ok(body) => body,
         Err(response) => return response,
     };
-    match control.save(&file, go_on) {
+    match control.save(&file, handover, go_on) {
         Ok(report) => Response::json(&Saved {
             bytes: report.bytes,
             bytes_beyond_memory: report.beyond_memory,
             pages: report.pages,
             stopped_ns: u64::try_from(report.stopped_for.as_nanos()).unwrap_or(u64::MAX),
+            handover: report.handover,
         }),
         Err(error @ (ControlSaveError::TooEarly | ControlSaveError::Save(SaveError::Stop(_)))) => {
             Response::error(503, &error.to_string())
         }
-        Err(error @ ControlSaveError::Save(SaveError::Domain(_))) => {
+        Err(error @ ControlSaveError::Save(SaveError::Domain(_) | SaveError::Handover(_))) => {
             Response::error(409, &error.to_string())
         }
         Err(error) => Response::error(500, &error.to_string()),

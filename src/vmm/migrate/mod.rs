@@ -31,6 +31,7 @@ use self::address::{AddressError, MoveAddress, TcpAddress};
 use self::tls::{Tls, TlsError};
 use super::api::socket::SocketError;
 use super::config::MachineError;
+use super::handover::{Handover, NoHandover};
 use super::quiesce::NotStopped;
 use super::save::SaveError;
 use crate::pages::GuestRam;
@@ -158,6 +159,9 @@ pub enum MigrateError {
         /// What KVM said.
         error: vmm_sys_util::errno::Error,
     },
+    /// A handover was demanded.
+    #[error("the guest has not moved: {0}")]
+    NoHandover(#[from] NoHandover),
     /// Its memory became another while it was sent.
     #[error("the guest has not moved: it mapped new pages meanwhile; try again")]
     Regions,
@@ -231,6 +235,9 @@ pub struct Progress {
     pub downtime_ns: u64,
     /// Since it began, ns.
     pub total_ns: u64,
+    /// Whether the guest gathered its vCPUs for it; `off` before it was asked.
+    #[serde(default)]
+    pub handover: Handover,
     /// Why it failed.
     pub error: Option<String>,
 }

@@ -20,6 +20,7 @@ use super::{MigrateError, MovePlace, Phase, Progress, TcpAddress, ns};
 use crate::kvm::{check_xsave, saved_msrs};
 use crate::pages::GuestRam;
 use crate::state::{StateError, StateWriter, tag, write_memory, write_pages};
+use crate::vmm::handover::{Asked, HandoverMode};
 use crate::vmm::save::{STOP_WITHIN, Savable, SaveError, VmClockSection, call};
 
 const PAGE: u64 = 4096;
@@ -179,12 +180,13 @@ pub fn migrate(
     source: &Savable,
     to: &MovePlace,
     migration: &Migration,
+    handover: HandoverMode,
     and_then: impl FnOnce(),
 ) -> Result<Progress, MigrateError> {
     let began = Instant::now();
     let moved = session().and_then(|session| {
         let mut link = connect(to, session)?;
-        rounds(source, (to, session), &mut link, migration, and_then)
+        rounds(source, (to, session), &mut link, migration, handover, and_then)
             .map_err(|error| explain(error, &mut link, migration))
     });
     migration.change(|progress| {
@@ -293,6 +295,7 @@ fn rounds(
     place: (&MovePlace, Session),
     link: &mut Link,
     migration: &Migration,
+    handover: HandoverMode,
     and_then: impl FnOnce(),
 ) -> Result<Duration, MigrateError> {
     // What can go wrong before the guest is stopped does.
@@ -333,8 +336,17 @@ fn rounds(
         pages = write_pages(&mut writer, &memory, pending)?;
         pending = log.take()?;
     }
+    let mut asked = Asked::ask(&source.shared, handover)?;
+    migration.check()?;
+    migration.change(|progress| progress.handover = asked.outcome);
+    if asked.waited() {
+        // It ran on for all that time.
+        write_pages(&mut writer, &memory, pending)?;
+        pending = log.take()?;
+    }
     let quiesce = &source.shared.quiesce;
-    let stopped = Instant::now();
+    // Gathered it stands already.
+    let stopped = asked.since.unwrap_or_else(Instant::now);
     until.set(stopped.checked_add(STOPPED_WITHIN));
     let kick = || source.shared.kick_all();
     let moved = quiesce.stopped(STOP_WITHIN, kick, |on_each| {
@@ -376,6 +388,7 @@ fn rounds(
             })
         });
         if moved.is_ok() {
+            asked.gone();
             and_then();
         }
         source.shared.platform.release_timers();
