@@ -33,9 +33,10 @@ fn look() -> Look {
         let monotonic_ns = clock_ns(libc::CLOCK_MONOTONIC);
         let boottime_ns = clock_ns(libc::CLOCK_BOOTTIME);
         let realtime_ns = clock_ns(libc::CLOCK_REALTIME);
-        let width = tsc().wrapping_sub(tsc_before);
         let raw_ns = clock_ns(libc::CLOCK_MONOTONIC_RAW);
         let tai_ns = clock_ns(libc::CLOCK_TAI);
+        // Around all of them: a reading that was held up anywhere inside is the wider.
+        let width = tsc().wrapping_sub(tsc_before);
         Look { tsc: tsc_before, monotonic_ns, boottime_ns, realtime_ns, raw_ns, tai_ns, width }
     };
     let first = once();
