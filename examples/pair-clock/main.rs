@@ -5,6 +5,7 @@
 //! 1# pair-clock serve 10.9.8.1:123        answers for ever
 //! 2# pair-clock set 10.9.8.1:123 500      steps CLOCK_TAI; the other one's maximum error, us
 //! 2# pair-clock watch 10.9.8.1:123        ours less theirs, ticks, four times a second
+//! 1# pair-clock log                       our own TSC beside CLOCK_TAI, twice a second
 //! ```
 //!
 //! A question and its answer are datagrams, so an answer is from between two readings of
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use kvm_xen::host::host_tsc;
 
-const USAGE: &str = "pair-clock serve ADDRESS | set ADDRESS US | watch ADDRESS";
+const USAGE: &str = "pair-clock serve ADDRESS | set ADDRESS US | watch ADDRESS | log";
 /// Questions to set the clock by.
 const QUESTIONS: u32 = 400;
 /// Questions for one look at the TSCs, and the time between two.
@@ -49,6 +50,7 @@ fn act(words: &[&str]) -> io::Result<()> {
             set(server, us)
         }
         ["watch", server] => watch(server),
+        ["log"] => log(),
         _ => Err(io::Error::other(format!("usage: {USAGE}"))),
     }
 }
@@ -72,6 +74,22 @@ fn serve(at: &str) -> io::Result<()> {
         answer.extend_from_slice(&host_tsc().to_le_bytes());
         // One that is lost is asked for again.
         drop(socket.send_to(&answer, from));
+    }
+}
+
+/// The TSC before and after CLOCK_TAI, the narrowest of some.
+fn log() -> io::Result<()> {
+    loop {
+        let once = || {
+            let before = host_tsc();
+            let tai_ns = tai_ns();
+            (before, tai_ns, host_tsc().wrapping_sub(before))
+        };
+        let narrowest = (0..LOOK.0).map(|_| once()).min_by_key(|(_, _, width)| *width);
+        if let Some((before, tai_ns, width)) = narrowest {
+            println!("pair-clock log: host_tsc={before} width={width} tai_ns={tai_ns}");
+        }
+        std::thread::sleep(LOOK.1 * 2);
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::interrupts::Counts;
 use crate::system::{self, Console};
+use crate::term::Term;
 use crate::{hotplug, ipis, sleeps, watch};
 
 /// How long the guest does nothing, to see whether interrupts storm.
@@ -88,7 +89,7 @@ fn report_hotplug(console: &mut Console) {
         }
     }
     if cpus > 1 {
-        let seen = watch::watch(AGAIN);
+        let seen = watch::watch(&Term::new(AGAIN));
         let total = seen.total();
         console.line(format_args!(
             "spin-again cpus={} reads={} backward={} cross_backward={} worst_ns={}",

@@ -4,9 +4,10 @@
 
 use std::fmt;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::clocks::{clock_ns, tsc};
+use crate::term::Term;
 
 /// The clocks, and what they are called in a report.
 pub const CLOCKS: [(&str, libc::clockid_t); 5] = [
@@ -49,13 +50,13 @@ impl fmt::Display for Step {
     }
 }
 
-/// Looks at the clocks for `duration` of CLOCK_MONOTONIC.
-pub fn watch(duration: Duration) -> Jumps {
+/// Looks at the clocks for as long as `term` says.
+pub fn watch(term: &Term) -> Jumps {
     let look = || (CLOCKS.map(|(_, clock)| signed(clock_ns(clock))), tsc());
     let mut seen = Jumps::default();
     let (mut before, mut before_tsc) = look();
-    let end_ns = before[1].saturating_add(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX));
-    while before[1] < end_ns {
+    let start = Instant::now();
+    while !term.is_over(start) {
         thread::sleep(PAUSE);
         let (now, now_tsc) = look();
         let mut step = Step { tsc: now_tsc.wrapping_sub(before_tsc), ..Step::default() };

@@ -8,7 +8,9 @@
 //! `agent.check=1` for all that `kvm-xen check` judges: sleeps, interrupts, CPU
 //! hotplug, `agent.gaps=N` to report N suspensions before that. What the kernel
 //! lacks for a check is a line `missing check=…`. With the feature `vmclock`,
-//! `agent.vmclock=N` reads /dev/vmclock0 and /dev/ptp0 for N seconds.
+//! `agent.vmclock=N` reads /dev/vmclock0 and /dev/ptp0 for N seconds, and
+//! `agent.disruptions=N` ends the watch of the clocks when the VMClock page has told of N
+//! disruptions; where no driver shows it, `agent.vmclock-page=0xADDRESS` says where it is.
 //!
 //! Run as anything but process 1 it only reports, and changes nothing.
 
@@ -21,15 +23,18 @@ mod ipis;
 mod jumps;
 mod sleeps;
 mod system;
+mod term;
 #[cfg(feature = "vmclock")]
 mod vmclock;
 mod watch;
 mod xenstore;
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use system::{Console, EndMode};
+use term::Term;
 
 /// Where an initial ramdisk may put modules that a kernel needs.
 const MODULES: &str = "/kvm-xen/modules";
@@ -60,12 +65,23 @@ fn main() -> ExitCode {
     if gaps > 0 {
         gaps::report(&mut console, gaps, Duration::from_secs(60));
     }
-    let duration = Duration::from_secs(seconds);
-    let jumps = (parameter("agent.jumps") == Some("1"))
-        .then(|| std::thread::spawn(move || jumps::watch(duration)));
-    report_clocks(&mut console, duration);
+    let term = Arc::new(Term::new(Duration::from_secs(seconds)));
+    let jumps = (parameter("agent.jumps") == Some("1")).then(|| {
+        let term = Arc::clone(&term);
+        std::thread::spawn(move || jumps::watch(&term))
+    });
+    #[cfg(feature = "vmclock")]
+    let page = watch_page(&mut console, &parameter, &term);
+    report_clocks(&mut console, &term);
     if let Some(Ok(seen)) = jumps.map(std::thread::JoinHandle::join) {
         report_jumps(&mut console, &seen);
+    }
+    #[cfg(feature = "vmclock")]
+    if let Some(Ok(seen)) = page.map(std::thread::JoinHandle::join) {
+        match seen {
+            Ok(seen) => seen.report(&mut console),
+            Err(error) => console.line(format_args!("missing check=page reason: {error}")),
+        }
     }
     #[cfg(feature = "vmclock")]
     if let Some(seconds) = parameter("agent.vmclock").and_then(|text| text.parse().ok()) {
@@ -122,7 +138,7 @@ fn report_system(console: &mut Console, cmdline: &str) {
     console.line(format_args!("cmdline {cmdline}"));
 }
 
-fn report_clocks(console: &mut Console, duration: Duration) {
+fn report_clocks(console: &mut Console, term: &Term) {
     let cost = clocks::cost();
     console.line(format_args!(
         "vdso used={} gettime_cycles={} syscall_cycles={}",
@@ -130,7 +146,8 @@ fn report_clocks(console: &mut Console, duration: Duration) {
         cost.library_cycles,
         cost.syscall_cycles,
     ));
-    let seen = watch::watch(duration);
+    let began = Instant::now();
+    let seen = watch::watch(term);
     for sample in &seen.samples {
         console.line(format_args!(
             "sample before_tsc={} raw_ns={} after_tsc={}",
@@ -147,7 +164,7 @@ fn report_clocks(console: &mut Console, duration: Duration) {
     console.line(format_args!(
         "spin cpus={} seconds={} reads={} backward={} cross_backward={} worst_ns={}",
         seen.tallies.len(),
-        duration.as_secs(),
+        began.elapsed().as_secs(),
         total.reads,
         total.backward,
         total.cross_backward,
@@ -159,6 +176,22 @@ fn report_clocks(console: &mut Console, duration: Duration) {
         "realtime before_tsc={} realtime_ns={} after_tsc={}",
         realtime.before_tsc, realtime.clock_ns, realtime.after_tsc,
     ));
+}
+
+/// Watches the VMClock page for as many disruptions as a parameter says.
+#[cfg(feature = "vmclock")]
+fn watch_page<'a>(
+    console: &mut Console,
+    parameter: &impl Fn(&str) -> Option<&'a str>,
+    term: &Arc<Term>,
+) -> Option<std::thread::JoinHandle<std::io::Result<vmclock::disruptions::Seen>>> {
+    let count = parameter("agent.disruptions")?.parse().ok()?;
+    let page = parameter("agent.vmclock-page")
+        .and_then(|text| i64::from_str_radix(text.trim_start_matches("0x"), 16).ok());
+    let term = Arc::clone(term);
+    let thread = std::thread::spawn(move || vmclock::disruptions::watch(page, count, &term));
+    console.line(format_args!("page-watch disruptions={count}"));
+    Some(thread)
 }
 
 fn report_jumps(console: &mut Console, seen: &jumps::Jumps) {

@@ -6,6 +6,7 @@
 //! what woke a poller.
 
 mod device;
+pub mod disruptions;
 mod ptp;
 
 use std::time::{Duration, Instant};

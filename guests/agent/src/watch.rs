@@ -4,10 +4,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::clocks::{Sample, clock_ns, narrowest};
 use crate::system;
+use crate::term::Term;
 
 /// Samples of CLOCK_MONOTONIC_RAW, spread over the watch.
 const SAMPLES: u32 = 16;
@@ -47,7 +48,7 @@ impl Watch {
 }
 
 /// Watches the clocks on every CPU that is online.
-pub fn watch(duration: Duration) -> Watch {
+pub fn watch(term: &Term) -> Watch {
     let latest_ns = AtomicU64::new(0);
     thread::scope(|scope| {
         let threads: Vec<_> = (0..system::online_cpus())
@@ -55,14 +56,14 @@ pub fn watch(duration: Duration) -> Watch {
                 let latest_ns = &latest_ns;
                 scope.spawn(move || {
                     system::pin_to(cpu);
-                    (cpu, spin(duration, latest_ns))
+                    (cpu, spin(term, latest_ns))
                 })
             })
             .collect();
-        let pause = duration / SAMPLES;
+        let pause = term.limit / SAMPLES;
         let samples = (0..SAMPLES)
             .map(|_| {
-                thread::sleep(pause);
+                term.sleep(pause);
                 narrowest(libc::CLOCK_MONOTONIC_RAW)
             })
             .collect();
@@ -72,7 +73,7 @@ pub fn watch(duration: Duration) -> Watch {
     })
 }
 
-fn spin(duration: Duration, latest_ns: &AtomicU64) -> Tally {
+fn spin(term: &Term, latest_ns: &AtomicU64) -> Tally {
     let mut tally = Tally::default();
     let mut previous = 0;
     let start = Instant::now();
@@ -89,7 +90,7 @@ fn spin(duration: Duration, latest_ns: &AtomicU64) -> Tally {
             previous = now;
             latest_ns.fetch_max(now, Ordering::SeqCst);
         }
-        if start.elapsed() >= duration {
+        if term.is_over(start) {
             return tally;
         }
     }

@@ -1,4 +1,5 @@
-//! /dev/vmclock0: mapped, read and polled.
+//! /dev/vmclock0: mapped, read and polled. Kernels without its driver have the same page
+//! in /dev/mem.
 
 #![expect(unsafe_code, reason = "mmap and poll take raw pointers")]
 
@@ -24,11 +25,23 @@ pub struct Device {
 
 impl Device {
     pub fn open(path: &str) -> io::Result<Self> {
+        Self::map(path, 0)
+    }
+
+    /// The page at `offset` of a file: of /dev/mem, its guest physical address.
+    pub fn map(path: &str, offset: i64) -> io::Result<Self> {
         let file = File::open(path)?;
         // SAFETY: a new mapping, anywhere, of a descriptor that is open.
         let page = unsafe {
             let shared = libc::MAP_SHARED;
-            libc::mmap(std::ptr::null_mut(), PAGE, libc::PROT_READ, shared, file.as_raw_fd(), 0)
+            libc::mmap(
+                std::ptr::null_mut(),
+                PAGE,
+                libc::PROT_READ,
+                shared,
+                file.as_raw_fd(),
+                offset,
+            )
         };
         if page == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
