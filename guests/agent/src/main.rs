@@ -189,7 +189,9 @@ fn watch_page<'a>(
     let page = parameter("agent.vmclock-page")
         .and_then(|text| i64::from_str_radix(text.trim_start_matches("0x"), 16).ok());
     let term = Arc::clone(term);
-    let thread = std::thread::spawn(move || vmclock::disruptions::watch(page, count, &term));
+    let again = console.again();
+    let thread =
+        std::thread::spawn(move || vmclock::disruptions::watch(&mut again?, page, count, &term));
     console.line(format_args!("page-watch disruptions={count}"));
     Some(thread)
 }

@@ -37,6 +37,12 @@ impl Console {
         Self(unsafe { File::from_raw_fd(1) })
     }
 
+    /// The same one for another thread, where there is a descriptor left for it.
+    #[cfg(feature = "vmclock")]
+    pub fn again(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// Writes one line of the report at once, so that the kernel's own messages
     /// do not cut it. A console that fails leaves nobody to tell.
     pub fn line(&mut self, text: fmt::Arguments<'_>) {

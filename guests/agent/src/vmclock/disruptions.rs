@@ -1,5 +1,5 @@
-//! Watches the VMClock page for disruptions, on any kernel: what it said last before each,
-//! and first after it.
+//! Watches the VMClock page for disruptions, on any kernel, and tells of each at once: what
+//! the page said last before, and first after it.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,8 +12,6 @@ use crate::system::Console;
 use crate::term::Term;
 
 const PAUSE: Duration = Duration::from_millis(10);
-/// Readings that are kept to be told.
-const MOST_KEPT: usize = 4096;
 
 /// What was seen of the page.
 #[derive(Debug, Default)]
@@ -22,13 +20,16 @@ pub struct Seen {
     refused: u64,
     disruptions: u64,
     generations: u64,
-    /// Beside each disruption.
-    kept: Vec<Reading>,
 }
 
 /// Ends `term` when the page has told of `count` disruptions. The page is its driver's, or
 /// else at the guest physical address `page`.
-pub fn watch(page: Option<i64>, count: u64, term: &Term) -> io::Result<Seen> {
+pub fn watch(
+    console: &mut Console,
+    page: Option<i64>,
+    count: u64,
+    term: &Term,
+) -> io::Result<Seen> {
     let device = match (Device::open(DEVICE), page) {
         (Err(_), Some(page)) => Device::map("/dev/mem", page)?,
         (device, _) => device?,
@@ -46,10 +47,10 @@ pub fn watch(page: Option<i64>, count: u64, term: &Term) -> io::Result<Seen> {
                     let other = last.as_ref().map(|last| last.line.generation);
                     seen.generations +=
                         u64::from(other.is_some_and(|other| other != now.line.generation));
-                    if seen.kept.len() < MOST_KEPT {
-                        seen.kept.extend(last.take());
-                        seen.kept.push(now);
+                    for reading in last.iter().chain([&now]) {
+                        print(console, reading);
                     }
+                    console.line(format_args!("page-noticed number={}", seen.disruptions));
                     if seen.disruptions >= count {
                         // The other watches see a little of what comes after.
                         std::thread::sleep(PAUSE * 10);
@@ -66,22 +67,23 @@ pub fn watch(page: Option<i64>, count: u64, term: &Term) -> io::Result<Seen> {
 }
 
 impl Seen {
-    /// `page` lines, one a reading, and what came of all.
+    /// What came of it all.
     pub fn report(&self, console: &mut Console) {
-        for reading in &self.kept {
-            let line = &reading.line;
-            console.line(format_args!(
-                "page marker={} generation={} counter={} tai_ns={} bound_ns={}",
-                line.disruption_marker,
-                line.generation.unwrap_or(0),
-                reading.counter,
-                reading.time.nanos(),
-                reading.time.max_error_ns.unwrap_or(u64::MAX),
-            ));
-        }
         console.line(format_args!(
             "page-total readings={} refused={} disruptions={} generations={}",
             self.readings, self.refused, self.disruptions, self.generations
         ));
     }
+}
+
+fn print(console: &mut Console, reading: &Reading) {
+    let line = &reading.line;
+    console.line(format_args!(
+        "page marker={} generation={} counter={} tai_ns={} bound_ns={}",
+        line.disruption_marker,
+        line.generation.unwrap_or(0),
+        reading.counter,
+        reading.time.nanos(),
+        reading.time.max_error_ns.unwrap_or(u64::MAX),
+    ));
 }
