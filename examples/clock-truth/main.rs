@@ -3,9 +3,10 @@
 //! host's clock.
 //!
 //! ```console
-//! # clock-truth KERNEL INITRD CMDLINE PEACE_SECONDS COMMAND [ARGUMENT]...
+//! # clock-truth KERNEL INITRD CMDLINE PEACE_SECONDS [COMMAND [ARGUMENT]...]
 //! ```
 //!
+//! What a program in the guest read in peace is held against the host's clock too.
 //! Begins when the guest says `KVMXEN vmclock`. Fails if a sample lies outside of
 //! the published bound, other than between a step of the host's clock and the new
 //! page; if that takes more than 10 ms, less only what the machine kept even its most
@@ -15,12 +16,13 @@
 //! pairs to give).
 
 mod late;
+mod readings;
 mod windows;
 
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvm_xen::host::{SourceKind, TimeSource};
@@ -30,6 +32,7 @@ use kvm_xen::vmm::config::{Console, Initrd, Kernel, MachineConfig};
 use kvm_xen::vmm::machine::Machine;
 
 use late::Late;
+use readings::Reading;
 use windows::{Taken, Window, windows};
 
 const PAUSE: Duration = Duration::from_micros(800);
@@ -43,6 +46,7 @@ const IMPAIRED_WITHIN_NS: u64 = 10_000;
 struct Listener {
     line: Vec<u8>,
     ready: Arc<AtomicBool>,
+    readings: Arc<Mutex<Vec<Reading>>>,
 }
 
 impl Write for Listener {
@@ -56,6 +60,8 @@ impl Write for Listener {
                 if text.contains("KVMXEN vmclock") {
                     self.ready.store(true, Ordering::Relaxed);
                 }
+                let mut readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
+                readings.extend(Reading::parse(&text));
             }
         }
         Ok(bytes.len())
@@ -69,7 +75,7 @@ impl Write for Listener {
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [kernel, initrd, cmdline, peace, command @ ..] = words.as_slice() else {
-        eprintln!("usage: clock-truth KERNEL INITRD CMDLINE PEACE_SECONDS COMMAND [ARGUMENT]...");
+        eprintln!("usage: clock-truth KERNEL INITRD CMDLINE PEACE_SECONDS [COMMAND [ARGUMENT]...]");
         return ExitCode::from(2);
     };
     let Ok(peace) = peace.parse().map(Duration::from_secs) else {
@@ -96,7 +102,9 @@ fn main() -> ExitCode {
         input: false,
     };
     let ready = Arc::new(AtomicBool::new(false));
-    let listener = Listener { line: Vec::new(), ready: Arc::clone(&ready) };
+    let readings = Arc::default();
+    let listener =
+        Listener { line: Vec::new(), ready: Arc::clone(&ready), readings: Arc::clone(&readings) };
     let machine = match Machine::new(&config, Box::new(listener)) {
         Ok(machine) => machine,
         Err(error) => {
@@ -113,7 +121,9 @@ fn main() -> ExitCode {
     };
     let exit = machine.run();
     ended.store(true, Ordering::Relaxed);
-    let holds = watcher.join().unwrap_or(false);
+    let (mut holds, quiet) = watcher.join().unwrap_or_default();
+    let readings = readings.lock().unwrap_or_else(PoisonError::into_inner);
+    holds &= readings::hold(&readings, &quiet);
     match exit {
         Ok(report) => println!("the guest ended: {}", report.exit),
         Err(error) => println!("the guest could not run: {error}"),
@@ -127,11 +137,11 @@ fn watch(
     ended: &AtomicBool,
     peace: Duration,
     command: &[String],
-) -> bool {
+) -> (bool, Vec<Taken>) {
     while !ready.load(Ordering::Relaxed) {
         if ended.load(Ordering::Relaxed) {
             println!("FAIL: the guest never read its VMClock");
-            return false;
+            return (false, Vec::new());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -159,13 +169,13 @@ fn watch(
         println!("FAIL: the base bound is {own_base} ns beyond the host's own");
         holds = false;
     }
-    let [program, arguments @ ..] = command else { return holds };
+    let [program, arguments @ ..] = command else { return (holds, quiet) };
     let child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn();
     let mut child = match child {
         Ok(child) => child,
         Err(error) => {
             println!("FAIL: {program}: {error}");
-            return false;
+            return (false, quiet);
         }
     };
     let mut good = None;
@@ -178,7 +188,7 @@ fn watch(
         println!("FAIL: {program} did not end well before the guest did");
         holds = false;
     }
-    holds
+    (holds, quiet)
 }
 
 fn sample_while(service: &ClockService, mut more: impl FnMut() -> bool) -> Vec<Taken> {

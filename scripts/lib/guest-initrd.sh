@@ -1,16 +1,23 @@
 # shellcheck shell=bash
 # The initrd of a Linux guest: one static program as its first process.
 
-# module_initrd OUT INIT SERIES MODULE…: an initrd that runs INIT, the agent, with modules
-# of that kernel for it to load. Loaded in the order of their names: give them with
-# nothing that they depend on.
+# module_initrd OUT INIT SERIES WHAT…: an initrd that runs INIT, the agent, with modules
+# of that kernel for it to load, in the order of their names: give them with nothing that
+# they depend on. What is a path is a program, and goes to /.
 module_initrd() {
     local out="$1" init="$2" series="$3" root
     shift 3
     root="$(mktemp -d "${TMPDIR:-/tmp}/kvm-xen.XXXXXX")"
     mkdir -p "$root"/{dev,proc,sys,run,tmp,kvm-xen/modules}
     cp "$init" "$root/init"
-    kernel_modules "$(kernel_tree "$series")" "$root/kvm-xen/modules" "$@"
+    local what modules=()
+    for what in "$@"; do
+        case $what in
+        */*) cp "$what" "$root/" ;;
+        *) modules+=("$what") ;;
+        esac
+    done
+    kernel_modules "$(kernel_tree "$series")" "$root/kvm-xen/modules" "${modules[@]}"
     rm "$root/kvm-xen/modules/order"
     (cd "$root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$out"
     rm -rf "$root"

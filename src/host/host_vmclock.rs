@@ -1,7 +1,7 @@
 //! The VMClock of a host that is itself a guest: its line is composed with ours.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use xen_abi::vmclock::{self as abi, VmclockAbi};
@@ -34,11 +34,11 @@ impl HostVmClock {
         Ok(device)
     }
 
-    fn page(&mut self) -> Result<VmclockAbi, PairError> {
+    fn page(&self) -> Result<VmclockAbi, PairError> {
         let mut bytes = [0u8; size_of::<VmclockAbi>()];
+        // Linux's device can not seek.
         self.file
-            .seek(SeekFrom::Start(0))
-            .and_then(|_| self.file.read_exact(&mut bytes))
+            .read_exact_at(&mut bytes, 0)
             .map_err(|error| PairError::io(self.path.display().to_string(), error))?;
         VmclockAbi::read_from_bytes(&bytes).map_err(|_| self.unusable("it is too short"))
     }

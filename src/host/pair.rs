@@ -88,7 +88,7 @@ impl PairError {
 }
 
 /// How often a reading is tried around a clock that is being set.
-const TRIES: u32 = 8;
+pub(super) const TRIES: u32 = 8;
 
 /// A raw pair with UTC or TAI, before the kernel's state is added.
 #[derive(Clone, Copy, Debug)]

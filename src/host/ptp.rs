@@ -2,7 +2,8 @@
 //!
 //! A PTP device pairs its own time with the kernel's UTC, not with the TSC:
 //! what it gives is how far the kernel's clock is from it, and a pair of another
-//! source moves by as much.
+//! source moves by as much. It is asked before and after that pair, so that a step of
+//! either clock in between is seen.
 
 #![expect(unsafe_code, reason = "PTP ioctls take raw pointers")]
 
@@ -11,7 +12,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
-use super::pair::{PairError, PairSource, SourceKind};
+use super::pair::{PairError, PairSource, SourceKind, TRIES};
 use crate::clock::tai::{HostReading, Steering, TaiOffset};
 
 /// What a PTP device counts.
@@ -78,6 +79,13 @@ impl<S: PairSource> PtpPairs<S> {
         })?;
         let known = device.base.read()?.sync.tai_offset;
         device.timescale = timescale_of(offset.ns, known).map_err(unusable)?;
+        tracing::info!(
+            device = %path.display(),
+            timescale = ?device.timescale,
+            method = ?device.method,
+            error_ns = offset.error_ns,
+            "a PTP device gives the time"
+        );
         Ok(device)
     }
 
@@ -86,6 +94,10 @@ impl<S: PairSource> PtpPairs<S> {
             Method::Precise => self.precise(),
             Method::Extended => self.extended(),
         }
+    }
+
+    fn named_offset(&self) -> Result<Offset, PairError> {
+        self.offset().map_err(|error| PairError::io(self.path.display().to_string(), error))
     }
 
     fn precise(&self) -> io::Result<Offset> {
@@ -144,6 +156,21 @@ fn timescale_of(ahead_ns: i128, tai_offset: TaiOffset) -> Result<PtpTimescale, S
     })
 }
 
+/// What a steered clock may gain on the device around one reading, ns: more is a step.
+const STEERED_NS: u64 = 20_000;
+
+/// The offset at some moment between two looks at it; `None` where one of the clocks was
+/// set in between.
+fn meanwhile(before: Offset, after: Offset) -> Option<Offset> {
+    let apart = u64::try_from(before.ns.abs_diff(after.ns)).ok()?;
+    let error_ns = before.error_ns.max(after.error_ns);
+    if apart > error_ns.saturating_mul(2).saturating_add(STEERED_NS) {
+        return None;
+    }
+    let ns = before.ns + (after.ns - before.ns) / 2;
+    Some(Offset { ns, error_ns: error_ns.saturating_add(apart.div_ceil(2)) })
+}
+
 /// The offset of the narrowest bracket that is one.
 fn narrowest(triples: impl Iterator<Item = [i128; 3]>) -> Option<Offset> {
     triples
@@ -182,11 +209,17 @@ impl<S: PairSource> PairSource for PtpPairs<S> {
     }
 
     fn read(&mut self) -> Result<HostReading, PairError> {
-        let offset =
-            self.offset().map_err(|e| PairError::io(self.path.display().to_string(), e))?;
-        let reading = self.base.read()?;
-        let utc_ns = reading.tai.ns_floor().saturating_add(offset.ns);
-        moved(reading, offset, self.timescale).ok_or(PairError::NoTime { utc_ns })
+        let mut before = self.named_offset()?;
+        for _ in 0..TRIES {
+            let reading = self.base.read()?;
+            let after = self.named_offset()?;
+            if let Some(offset) = meanwhile(before, after) {
+                let utc_ns = reading.tai.ns_floor().saturating_add(offset.ns);
+                return moved(reading, offset, self.timescale).ok_or(PairError::NoTime { utc_ns });
+            }
+            before = after;
+        }
+        Err(PairError::Moving { tries: TRIES })
     }
 }
 
@@ -203,6 +236,18 @@ mod tests {
         let offset = narrowest(triples.into_iter()).unwrap();
         assert_eq!(offset, Offset { ns: 1_000, error_ns: 51 });
         assert_eq!(narrowest([[2, 0, 1]].into_iter()), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_around_a_reading_gives_none() {
+        let at = |ns| Offset { ns, error_ns: 5 };
+        assert_eq!(meanwhile(at(100), at(100)), Some(at(100)));
+        // Steered: between the two.
+        assert_eq!(meanwhile(at(100), at(41)), Some(Offset { ns: 71, error_ns: 35 }));
+        assert_eq!(meanwhile(at(0), at(20_010)), Some(Offset { ns: 10_005, error_ns: 10_010 }));
+        assert_eq!(meanwhile(at(0), at(20_011)), None);
+        assert_eq!(meanwhile(at(0), at(-1_000_000_000)), None);
+        assert_eq!(meanwhile(at(i128::MIN / 2), at(i128::MAX / 2)), None);
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! `agent.vmclock=N` reads /dev/vmclock0 and /dev/ptp0 for N seconds, and
 //! `agent.disruptions=N` ends the watch of the clocks when the VMClock page has told of N
 //! disruptions; where no driver shows it, `agent.vmclock-page=0xADDRESS` says where it is.
+//! `agent.run=PROGRAM,ARGUMENT,…` runs a program of the initial ramdisk, its output on the
+//! console; it may be given more than once.
 //!
 //! Run as anything but process 1 it only reports, and changes nothing.
 
@@ -29,7 +31,7 @@ mod vmclock;
 mod watch;
 mod xenstore;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -87,6 +89,8 @@ fn main() -> ExitCode {
     if let Some(seconds) = parameter("agent.vmclock").and_then(|text| text.parse().ok()) {
         vmclock::report(&mut console, Duration::from_secs(seconds));
     }
+    let runs = cmdline.split_whitespace().filter_map(|word| word.strip_prefix("agent.run="));
+    runs.for_each(|run| run_program(&mut console, run));
     if parameter("agent.check") == Some("1") {
         check::report(&mut console, first_process);
     }
@@ -101,6 +105,19 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Runs `PROGRAM,ARGUMENT,…` to its end, and says how it ended.
+fn run_program(console: &mut Console, words: &str) {
+    let mut words = words.split(',');
+    let program = words.next().unwrap_or_default();
+    let ended = console.another().and_then(|output| {
+        Command::new(program).args(words).stdin(Stdio::null()).stdout(output).status()
+    });
+    match ended {
+        Ok(status) => console.line(format_args!("ran {program} status={:?}", status.code())),
+        Err(error) => console.line(format_args!("error {program}: {error}")),
+    }
 }
 
 /// What the store says of this guest, and whether it takes what is written.

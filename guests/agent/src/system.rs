@@ -43,6 +43,11 @@ impl Console {
         self.0.try_clone().map(Self)
     }
 
+    /// The same console, for another program.
+    pub fn another(&self) -> io::Result<File> {
+        self.0.try_clone()
+    }
+
     /// Writes one line of the report at once, so that the kernel's own messages
     /// do not cut it. A console that fails leaves nobody to tell.
     pub fn line(&mut self, text: fmt::Arguments<'_>) {
