@@ -150,6 +150,21 @@ impl TscScaling {
     pub fn guest_frequency(&self, host: TscFrequency) -> Result<TscFrequency, FrequencyError> {
         host.scaled(self.ratio, self.frac_bits)
     }
+
+    /// The frequency of the host's TSC under a guest that sees `guest`, in whole Hz, as near
+    /// as the two tell; exactly `guest` where nothing is scaled.
+    ///
+    /// # Errors
+    /// As for the constructors of [`TscFrequency`].
+    pub fn host_frequency(&self, guest: TscFrequency) -> Result<TscFrequency, FrequencyError> {
+        if self.ratio == 1 << self.frac_bits {
+            return Ok(guest);
+        }
+        // At most 10^11 Hz, below 2^37, by 63 bits.
+        let guest_hz = guest.num() / u128::from(guest.den());
+        let hz = (guest_hz << self.frac_bits) / u128::from(self.ratio);
+        TscFrequency::from_hz(u64::try_from(hz).unwrap_or(u64::MAX))
+    }
 }
 
 /// `⌊2^frac_bits × guest_khz / host_khz⌋`; `None` for a host of 0 kHz or a
@@ -185,6 +200,21 @@ mod tests {
         assert_eq!(ratio(48, 1, 0), None);
         assert_eq!(ratio(64, 1, 1), None);
         assert_eq!(ratio(63, u32::MAX, 1), None);
+    }
+
+    #[test]
+    fn the_hosts_frequency_comes_back() {
+        for (guest, host, bits) in [(2_500_000, 3_000_000, 48), (4_000_000, 1_900_123, 32)] {
+            let scaling = TscScaling::for_khz(guest, host, bits, 7).unwrap();
+            let host = TscFrequency::from_khz(host.into()).unwrap();
+            let back = scaling.host_frequency(scaling.guest_frequency(host).unwrap()).unwrap();
+            let hz = back.num().abs_diff(host.num());
+            assert!(hz <= 2 && back.den() == 1, "{back:?}");
+        }
+        let third = TscFrequency::from_ratio(10_000_000_000, 3).unwrap();
+        assert_eq!(TscScaling::unscaled(9).host_frequency(third), Ok(third));
+        let steep = TscScaling::new(1, 48, 0).unwrap();
+        assert!(steep.host_frequency(third).is_err());
     }
 
     #[test]

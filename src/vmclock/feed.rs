@@ -97,6 +97,12 @@ impl TaiFeed {
         self.estimator.reset();
     }
 
+    /// How the guest's TSC follows from the host's.
+    #[must_use]
+    pub const fn scaling(&self) -> TscScaling {
+        self.scaling
+    }
+
     /// The guest's TSC is another function of the host's from the next update on.
     pub const fn rescale(&mut self, scaling: TscScaling) {
         self.scaling = scaling;

@@ -49,6 +49,9 @@ pub enum ClockServiceError {
     /// The host gives no time at all.
     #[error("no time of this host for its guest: {0}")]
     Host(#[from] PairError),
+    /// The guest's TSC is scaled from no frequency that a host has.
+    #[error("no frequency of this host's TSC follows from its guest's: {0}")]
+    Frequency(#[from] crate::clock::FrequencyError),
     /// A descriptor could not be made.
     #[error("{what}: {error}")]
     Io {
@@ -81,12 +84,22 @@ pub struct ClockService {
     watch: StepWatch,
     stop: EventFd,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Of the host's TSC.
     frequency: crate::clock::TscFrequency,
     guarded: Option<GuardedCounts>,
 }
 
 /// What KVM's own clock did: jumps seen, and the largest of them, ns.
 type GuardedCounts = Box<dyn Fn() -> (u64, u64, u64) + Send + Sync>;
+
+/// When a page was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishedAt {
+    /// The host's TSC right after it was.
+    pub host_tsc: u64,
+    /// The page's counter value: the guest's TSC.
+    pub base: u64,
+}
 
 /// Brackets for one sample.
 const BRACKETS: u32 = 10;
@@ -112,7 +125,9 @@ impl ClockService {
         kvm_pairs: Option<Box<dyn PairSource>>,
         place: Option<VmClockPlace>,
     ) -> Result<Self, ClockServiceError> {
-        let frequency = clock.line().frequency();
+        // Of the host's TSC, which a guest from elsewhere may see scaled.
+        let scaling = clock.tsc().scaling();
+        let frequency = scaling.host_frequency(clock.line().frequency())?;
         let chosen = choose(Candidates { wanted, frequency, kvm: kvm_pairs, leap_table: true })?;
         for (kind, error) in &chosen.rejected {
             tracing::info!(%kind, %error, "a better source of time is not there");
@@ -145,7 +160,7 @@ impl ClockService {
             truth,
             offset: if known { TaiOffset::Known(0) } else { TaiOffset::Unknown },
             config: EstimatorConfig::linux(frequency),
-            scaling: TscScaling::unscaled(clock.tsc().offset()),
+            scaling,
         };
         Self::from_parts(settings, Box::new(guest), parts, place)
     }
@@ -224,6 +239,16 @@ impl ClockService {
         self.sampler().sample(page, |host_tsc| self.guest.guest_tsc(host_tsc), own_bound)
     }
 
+    /// When the page that the guest has now was written; `None` without a page, or while
+    /// it gives no time.
+    pub fn published_at(&self) -> Option<PublishedAt> {
+        let engine = self.engine();
+        engine.page()?;
+        let published = engine.published();
+        let base = published.update.line?.base();
+        Some(PublishedAt { host_tsc: published.host_tsc, base })
+    }
+
     /// What all samples so far have shown.
     pub fn sample_counts(&self) -> SampleCounts {
         self.sampler().counts
@@ -273,11 +298,16 @@ impl ClockService {
         wait::prefer_this_thread();
         let mut suspend = SuspendWatch::new();
         let mut offsets = OffsetWatch::new();
+        let mut told = false;
         loop {
-            let ticks = self.engine().ticks_to_turn(self.guest.host_tsc());
-            let ns = u64::try_from(self.frequency.nanos_floor(ticks)).unwrap_or(u64::MAX);
             let descriptors: [&dyn AsRawFd; 2] = [&self.stop, &self.watch];
-            let set = match wait::wait(descriptors, Duration::from_nanos(ns).min(LOOK_EVERY)) {
+            // The alarm is armed again behind the page. What it told of meanwhile is lost,
+            // so the clock is looked at once more before anything is waited for.
+            let most = if told { Duration::ZERO } else { self.until_turn().min(LOOK_EVERY) };
+            if std::mem::take(&mut told) {
+                let _ = self.watch.was_set();
+            }
+            told = match wait::wait(descriptors, most) {
                 Ok([true, _]) => return,
                 Ok([_, set]) => set,
                 Err(error) => {
@@ -286,7 +316,6 @@ impl ClockService {
                 }
             };
             let noticed = Instant::now();
-            let told = set && self.watch.was_set().unwrap_or(true);
             // A sleep moves the clocks against CLOCK_MONOTONIC too.
             if !(offsets.moved() || told) {
                 self.engine().turn(self.guest.as_ref());
@@ -304,6 +333,13 @@ impl ClockService {
                 engine.step_took(u64::try_from(noticed.elapsed().as_nanos()).unwrap_or(u64::MAX));
             }
         }
+    }
+
+    /// Until something is due.
+    fn until_turn(&self) -> Duration {
+        let ticks = self.engine().ticks_to_turn(self.guest.host_tsc());
+        let ns = u64::try_from(self.frequency.nanos_floor(ticks)).unwrap_or(u64::MAX);
+        Duration::from_nanos(ns)
     }
 
     fn engine(&self) -> MutexGuard<'_, Engine> {

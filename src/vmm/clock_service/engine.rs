@@ -2,7 +2,6 @@
 //! own, so that a simulated host drives it in tests.
 
 use crate::clock::WallclockEpoch;
-use crate::clock::scaling::TscScaling;
 use crate::clock::tai::{Observation, TaiOffset, wallclock};
 use crate::host::{PairError, PairSource, SourceKind};
 use crate::kvm::UtcLine;
@@ -38,7 +37,7 @@ pub(super) trait ClockedGuest: Send + Sync {
     /// The host's TSC was reset: the guest's follows from it in another way, which
     /// is to be found out.
     fn lose_counter(&self);
-    /// What to add to the host's TSC since then; `None` while nobody knows.
+    /// What to add to the host's TSC, scaled, since then; `None` while nobody knows.
     fn counter_offset(&self) -> Option<u64>;
     /// The guest's line to system time.
     fn system_line(&self) -> crate::clock::SystemTimeLine;
@@ -87,6 +86,8 @@ pub(super) struct Published {
     pub update: Update,
     pub disruption_marker: u64,
     pub host_maxerror_ns: u64,
+    /// The host's TSC when the page was written.
+    pub host_tsc: u64,
 }
 
 /// Why a turn is taken.
@@ -146,6 +147,7 @@ impl Engine {
                 update: Update::default(),
                 disruption_marker: marker,
                 host_maxerror_ns: 0,
+                host_tsc: 0,
             },
             counter_lost: false,
             line_lost: false,
@@ -189,7 +191,7 @@ impl Engine {
             && let Some(offset) = guest.counter_offset()
         {
             tracing::info!("the guest's TSC is known again");
-            self.feed.rescale(TscScaling::unscaled(offset));
+            self.feed.rescale(self.feed.scaling().with_offset(offset));
             self.counter_lost = false;
             disrupted = true;
         }
@@ -314,6 +316,7 @@ impl Engine {
         if let Some(page) = &mut self.page {
             match page.clock.publish(&page.memory.memory(), update) {
                 Ok(news) => {
+                    self.published.host_tsc = guest.host_tsc();
                     self.counts.page_updates += 1;
                     if news {
                         guest.notify();

@@ -1,5 +1,7 @@
 //! The service on a host that follows a script, turn by turn.
 
+mod scaled;
+
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use vm_memory::GuestAddress;
@@ -67,15 +69,19 @@ struct Guest {
     follows: Mutex<Option<UtcLine>>,
     wallclock: Mutex<Option<WallclockEpoch>>,
     notified: Mutex<u64>,
-    /// Added to the host's TSC; `None` while it is not known.
+    /// What the hardware makes of the host's TSC; its offset is the next.
+    scaling: TscScaling,
+    /// Added to the host's TSC, scaled; `None` while it is not known.
     offset: Mutex<Option<u64>>,
 }
 
 impl Guest {
-    fn new(host: &Host) -> Self {
+    fn new(host: &Host, scaling: TscScaling) -> Self {
         let frequency = TscFrequency::from_khz(KHZ).unwrap();
+        let frequency = scaling.guest_frequency(frequency).unwrap();
         Self {
             host: host.clone(),
+            scaling,
             line: SystemTimeLine::new(frequency, OFFSET, 0).unwrap(),
             follows: Mutex::new(None),
             wallclock: Mutex::new(None),
@@ -102,7 +108,8 @@ impl ClockedGuest for Guest {
     }
 
     fn guest_tsc(&self, host_tsc: u64) -> u64 {
-        host_tsc.wrapping_add(self.offset.lock().unwrap().unwrap_or(OFFSET))
+        let offset = self.offset.lock().unwrap().unwrap_or(OFFSET);
+        self.scaling.with_offset(offset).guest_tsc(host_tsc)
     }
 
     fn lose_counter(&self) {
@@ -159,6 +166,15 @@ impl Bench {
     }
 
     fn from(host: Host, source: Box<dyn PairSource>, second: Option<Box<dyn PairSource>>) -> Self {
+        Self::scaled(host, source, second, TscScaling::unscaled(OFFSET))
+    }
+
+    fn scaled(
+        host: Host,
+        source: Box<dyn PairSource>,
+        second: Option<Box<dyn PairSource>>,
+        scaling: TscScaling,
+    ) -> Self {
         let frequency = TscFrequency::from_khz(KHZ).unwrap();
         let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
         let memory = GuestRamHandle::new(memory);
@@ -171,10 +187,10 @@ impl Bench {
         let page = new_page(place, TimeType::Tai);
         let feed = TaiFeed::new(
             EstimatorConfig::linux(frequency),
-            TscScaling::unscaled(OFFSET),
+            scaling,
             ClockSettings::default().limit_ns,
         );
-        let guest = Guest::new(&host);
+        let guest = Guest::new(&host, scaling);
         let mut engine = Engine::new(ClockSettings::default(), feed, Some(page), source, second);
         engine.refresh(&guest, Cause::Due);
         Self { host, guest, engine, memory }

@@ -33,6 +33,9 @@ pub(super) fn prefer_this_thread() {
     let priority = libc::sched_param { sched_priority: 1 };
     // SAFETY: 0 is the calling thread; the structure lives across the call.
     if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "the clock thread has no priority");
+        tracing::info!(
+            error = %io::Error::last_os_error(),
+            "the clock's thread has no real-time priority: a page after a step may be late"
+        );
     }
 }
