@@ -13,8 +13,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The CPU, from when its thread should have run, until it did.
-type Interval = (usize, Instant, Instant);
+use kvm_xen::host::host_tsc;
+
+use crate::windows::Window;
+
+/// The CPU, from when its thread should have run, until it did, by the host's TSC.
+type Interval = (usize, u64, u64);
 
 static LATE: Mutex<Vec<Interval>> = Mutex::new(Vec::new());
 const NAP: Duration = Duration::from_millis(1);
@@ -30,16 +34,16 @@ pub fn take() -> Late {
 pub struct Late(Vec<Interval>);
 
 impl Late {
-    /// The longest.
-    pub fn longest(&self) -> Duration {
-        self.0.iter().map(|(_, from, to)| *to - *from).max().unwrap_or_default()
+    /// The longest, ticks.
+    pub fn longest(&self) -> u64 {
+        self.0.iter().map(|(_, from, to)| to.saturating_sub(*from)).max().unwrap_or_default()
     }
 
-    /// How much of the time from `from` to `to` one CPU was late, the one that was most.
-    pub fn within(&self, from: Instant, to: Instant) -> Duration {
-        let mut of_cpu = BTreeMap::<usize, Duration>::new();
+    /// How many ticks of a window one CPU was late, the one that was most.
+    pub fn within(&self, window: Window) -> u64 {
+        let mut of_cpu = BTreeMap::<usize, u64>::new();
         for (cpu, due, woke) in &self.0 {
-            let common = (*woke).min(to).saturating_duration_since((*due).max(from));
+            let common = (*woke).min(window.to).saturating_sub((*due).max(window.from));
             *of_cpu.entry(*cpu).or_default() += common;
         }
         of_cpu.into_values().max().unwrap_or_default()
@@ -54,10 +58,14 @@ pub fn watch() {
             be_on(cpu);
             be_urgent(2);
             loop {
-                let due = Instant::now() + NAP;
+                let (began, due) = (host_tsc(), Instant::now() + NAP);
                 std::thread::sleep(NAP);
-                let woke = Instant::now();
-                if woke.saturating_duration_since(due) > COUNTS {
+                let (late, woke) = (Instant::now().saturating_duration_since(due), host_tsc());
+                if late > COUNTS {
+                    // Of the ticks since, the share that was late.
+                    let ns = (late + NAP).as_nanos().max(1);
+                    let share = u128::from(woke.saturating_sub(began)) * late.as_nanos() / ns;
+                    let due = woke.saturating_sub(u64::try_from(share).unwrap_or(u64::MAX));
                     LATE.lock().unwrap_or_else(PoisonError::into_inner).push((cpu, due, woke));
                 }
             }

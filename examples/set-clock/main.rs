@@ -12,11 +12,15 @@
 //! # set-clock leap insert      orders a leap second (insert, delete, none)
 //! # set-clock show
 //! ```
+//!
+//! Of a step it also prints this machine's TSC before and after the call.
 
 #![expect(unsafe_code, reason = "adjtimex takes a raw pointer")]
 
 use std::io;
 use std::process::ExitCode;
+
+use kvm_xen::host::host_tsc;
 
 const USAGE: &str = "set-clock tai S | sync US | unsync | freq PPM | slew US | step NS | \
                      to-midnight MS | leap insert|delete|none | show";
@@ -86,9 +90,15 @@ fn act(words: &[&str]) -> io::Result<()> {
         ["show"] => {}
         _ => return Err(usage()),
     }
+    let before = host_tsc();
     let state = adjtimex(&mut timex)?;
+    let after = host_tsc();
+    let stepped = match timex.modes & libc::ADJ_SETOFFSET {
+        0 => String::new(),
+        _ => format!(" before_tsc={before} after_tsc={after}"),
+    };
     println!(
-        "set-clock {}: state={state} status={:#x} freq={} maxerror={} tai={} time={}",
+        "set-clock {}: state={state} status={:#x} freq={} maxerror={} tai={} time={}{stepped}",
         words.join(" "),
         timex.status,
         timex.freq,
