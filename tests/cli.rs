@@ -281,9 +281,27 @@ fn clock_commands_that_can_not_be() {
     }
 }
 
+/// A machine that is not there, or orders that contradict each other.
+#[test]
+fn migrations_that_can_not_be() {
+    let there = "unix:/nonexistent/there";
+    let cases: [(&[&str], i32, &[&str]); 7] = [
+        (&["/nonexistent/socket", there], 1, &["/nonexistent/socket", "--api-socket"]),
+        (&["/nonexistent/socket", "--cancel"], 1, &["/nonexistent/socket", "--api-socket"]),
+        (&["/nonexistent/socket", "--take-back"], 1, &["/nonexistent/socket", "--api-socket"]),
+        (&["/nonexistent/socket"], 2, &["ADDR"]),
+        (&["/nonexistent/socket", "there"], 2, &["there", "unix:PATH"]),
+        (&["/nonexistent/socket", there, "--cancel"], 2, &["--cancel"]),
+        (&["/nonexistent/socket", "--take-back", "--cancel"], 2, &["--cancel"]),
+    ];
+    for (args, status, parts) in cases {
+        refused(&[&["migrate"], args].concat(), status, parts);
+    }
+}
+
 /// What listens there is no kvm-xen, or ends in the middle of an answer.
 #[test]
-fn clock_clients_of_a_strange_socket() {
+fn clients_of_a_strange_socket() {
     let files = Files::new();
     for (n, (answer, part)) in [
         ("", "the machine is gone"),
@@ -299,8 +317,15 @@ fn clock_clients_of_a_strange_socket() {
     .into_iter()
     .enumerate()
     {
-        for command in ["verify", "watch"] {
-            let path = files.0.path().join(format!("{command}{n}"));
+        let commands: [(&str, &[&str], &[&str]); 5] = [
+            ("verify", &["clock", "verify"], &["--seconds", "1"]),
+            ("watch", &["clock", "watch"], &["--seconds", "1"]),
+            ("migrate", &["migrate"], &["unix:/nonexistent/there"]),
+            ("cancel", &["migrate"], &["--cancel"]),
+            ("take-back", &["migrate"], &["--take-back"]),
+        ];
+        for (name, command, options) in commands {
+            let path = files.0.path().join(format!("{name}{n}"));
             let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
             let server = std::thread::spawn(move || {
                 use std::io::{Read as _, Write as _};
@@ -310,7 +335,7 @@ fn clock_clients_of_a_strange_socket() {
                 let _ = client.write_all(answer.as_bytes());
             });
             let path = path.to_str().unwrap();
-            refused(&["clock", command, path, "--seconds", "1"], 1, &[path, part]);
+            refused(&[command, &[path], options].concat(), 1, &[path, part]);
             server.join().unwrap();
         }
     }

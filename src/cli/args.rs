@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::clock::args::ClockCommandArgs;
-use super::handover::{HandoverArg, HandoverArgs};
+use super::handover::HandoverArgs;
 use crate::kvm::{ClockMode, KVM_DEVICE, KvmFeature};
 use crate::state::TimePolicy;
 use crate::vmm::config::Console;
@@ -192,8 +192,9 @@ pub struct SuspendArgs {
     pub resume_as: ResumeArg,
 }
 
-/// Saving by the clock, for tests.
+/// Saving and moving by the clock, for tests.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("handover", |arg| arg.hide(true)))]
 pub struct SaveArgs {
     /// Save the guest to this file, and end
     #[arg(long, value_name = "FILE", hide = true, requires = "save_after")]
@@ -213,9 +214,8 @@ pub struct SaveArgs {
     /// With these certificates
     #[arg(long, value_name = "DIR", hide = true, requires = "migrate_to")]
     pub migrate_tls_dir: Option<PathBuf>,
-    /// Whether the guest is asked for a handover before either
-    #[arg(long, value_enum, hide = true, default_value_t = HandoverArg::Auto)]
-    pub handover: HandoverArg,
+    #[command(flatten)]
+    pub handover: HandoverArgs,
 }
 
 #[derive(Args, Debug)]
@@ -224,12 +224,15 @@ pub struct MigrateArgs {
     #[arg(value_name = "API-SOCKET")]
     pub api_socket: PathBuf,
     /// Where it is received: unix:PATH, or tcp:HOST:PORT with --tls-dir
-    #[arg(value_name = "ADDR", required_unless_present = "take_back")]
+    #[arg(value_name = "ADDR", required_unless_present_any = ["cancel", "take_back"])]
     pub to: Option<String>,
     #[command(flatten)]
     pub tls: TlsArgs,
     #[command(flatten)]
     pub handover: HandoverArgs,
+    /// End the migration that is under way; the guest goes on where it is
+    #[arg(long, conflicts_with_all = ["to", "tls_dir", "take_back"])]
+    pub cancel: bool,
     /// The guest goes on here after a connection broke and nobody can be asked where it
     /// is: only where it is certain that it does not run at the destination
     #[arg(long, conflicts_with_all = ["to", "tls_dir"])]

@@ -13,21 +13,21 @@ pub struct HandoverArgs {
     pub handover: HandoverArg,
 }
 
+impl HandoverArgs {
+    pub fn mode(self) -> HandoverMode {
+        match self.handover {
+            HandoverArg::Auto => HandoverMode::Auto,
+            HandoverArg::Off => HandoverMode::Off,
+            HandoverArg::Require => HandoverMode::Require,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum HandoverArg {
     Auto,
     Off,
     Require,
-}
-
-impl From<HandoverArg> for HandoverMode {
-    fn from(arg: HandoverArg) -> Self {
-        match arg {
-            HandoverArg::Auto => Self::Auto,
-            HandoverArg::Off => Self::Off,
-            HandoverArg::Require => Self::Require,
-        }
-    }
 }
 
 /// What is told of a guest that registered for a handover, or could have been

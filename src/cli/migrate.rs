@@ -1,13 +1,12 @@
 //! `kvm-xen receive` and `kvm-xen migrate`: a guest moves to another process.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::args::{MigrateArgs, ReceiveArgs, SaveArgs};
+use super::client::Client;
 use super::restore::go_on_config;
 use super::run::{CliError, run_to_end};
 use crate::vmm::api::ApiServer;
@@ -15,7 +14,6 @@ use crate::vmm::api::http::Limits;
 use crate::vmm::api::socket::ApiSocket;
 use crate::vmm::config::MachineError;
 use crate::vmm::exit::ExitReason;
-use crate::vmm::handover::HandoverMode;
 use crate::vmm::machine::Machine;
 use crate::vmm::migrate::receive;
 use crate::vmm::migrate::send::{Migration, migrate};
@@ -42,26 +40,62 @@ pub fn receive(args: &ReceiveArgs) -> Result<ExitCode, CliError> {
 
 /// Has a running process move its guest, and shows how far it is.
 pub fn ask(args: &MigrateArgs) -> Result<ExitCode, CliError> {
-    let Some(to) = &args.to else {
-        request(&args.api_socket, "PUT", "/v1/migrate/take-back", "")?;
-        return follow(&args.api_socket, request(&args.api_socket, "GET", PATH, "")?);
-    };
-    // What is wrong with it is told before anybody is asked.
-    MovePlace::new(to, args.tls.tls_dir.as_deref())?;
-    let handover = HandoverMode::from(args.handover.handover);
-    let mut body = serde_json::json!({ "to": to, "handover": handover });
+    let mut body = serde_json::json!({ "to": args.to, "handover": args.handover.mode() });
+    if let Some(to) = &args.to {
+        // What is wrong with it is told before anybody is asked.
+        MovePlace::new(to, args.tls.tls_dir.as_deref())?;
+    }
     if let Some(directory) = &args.tls.tls_dir {
         let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.clone());
         body["tls_dir"] = serde_json::json!(absolute);
     }
-    let progress = request(&args.api_socket, "PUT", PATH, &body.to_string())?;
-    follow(&args.api_socket, progress)
+    let mut client = Client::connect(&args.api_socket)?;
+    if args.cancel {
+        return cancel(&mut client);
+    }
+    let progress = match args.take_back {
+        true => client.put("/v1/migrate/take-back", "", PATIENCE)?,
+        false => client.put(PATH, &body.to_string(), PATIENCE)?,
+    };
+    follow(&mut client, &args.api_socket, progress)
 }
 
 const PATH: &str = "/v1/migrate";
+/// The machine answers at once, unless its host has much else to do.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Ends a migration, and waits until it has ended.
+fn cancel(client: &mut Client) -> Result<ExitCode, CliError> {
+    let mut progress: Progress = client.get(PATH)?;
+    if matches!(progress.phase, Phase::None | Phase::Failed) {
+        return Err(CliError::Check("there is no migration to cancel".to_owned()));
+    }
+    client.put::<Progress>("/v1/migrate/cancel", "", PATIENCE)?;
+    loop {
+        let why = match progress.phase {
+            Phase::Failed => {
+                super::say("cancelled: the guest goes on where it is\n");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Phase::Done => "the guest runs elsewhere",
+            Phase::Unknown => "it is not known whether the guest runs at the destination",
+            Phase::None | Phase::Copying | Phase::Stopped => {
+                std::thread::sleep(LOOK_EVERY);
+                progress = client.get(PATH)?;
+                continue;
+            }
+        };
+        return Err(CliError::Check(format!("too late to cancel: {why}")));
+    }
+}
 
 /// Shows a migration until it has ended.
-fn follow(socket: &Path, mut progress: Progress) -> Result<ExitCode, CliError> {
+fn follow(
+    client: &mut Client,
+    socket: &Path,
+    mut progress: Progress,
+) -> Result<ExitCode, CliError> {
     let (mut shown, mut doubted) = (0, false);
     loop {
         if progress.rounds != shown {
@@ -101,37 +135,9 @@ fn follow(socket: &Path, mut progress: Progress) -> Result<ExitCode, CliError> {
             }
             Phase::None | Phase::Copying | Phase::Stopped | Phase::Unknown => {}
         }
-        std::thread::sleep(Duration::from_millis(50));
-        progress = request(socket, "GET", PATH, "")?;
+        std::thread::sleep(LOOK_EVERY);
+        progress = client.get(PATH)?;
     }
-}
-
-/// Asks the process behind a control socket about its migration.
-fn request(socket: &Path, method: &str, path: &str, body: &str) -> Result<Progress, CliError> {
-    let failed = |why: &dyn std::fmt::Display| {
-        CliError::Check(format!("control socket {}: {why}", socket.display()))
-    };
-    let ask = || -> std::io::Result<String> {
-        let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        )?;
-        let mut answer = String::new();
-        stream.take(1 << 20).read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = ask().map_err(|error| failed(&error))?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| failed(&"no answer"))?;
-    if !head.starts_with("HTTP/1.1 200 ") {
-        let value: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-        let why = value.get("error").and_then(serde_json::Value::as_str);
-        return Err(failed(&why.unwrap_or("an answer that is none")));
-    }
-    serde_json::from_str(body).map_err(|error| failed(&error))
 }
 
 /// Migrates `machine` once it has run for so long. A failure is told, and the
@@ -144,7 +150,7 @@ pub(super) fn migrate_after(
 ) -> Result<JoinHandle<()>, CliError> {
     let to = MovePlace::new(to, args.migrate_tls_dir.as_deref())?;
     let savable = machine.savable();
-    let handover = args.handover.into();
+    let handover = args.handover.mode();
     let work = move || {
         std::thread::sleep(Duration::from_millis(after_ms));
         let end = || savable.shared.end(ExitReason::Migrated);

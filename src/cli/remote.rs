@@ -8,10 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::args::{ResumeArgs, SaveCommandArgs, SocketArgs};
-use super::clock::ClockError;
-use super::clock::client::Client;
+use super::client::Client;
 use super::run::CliError;
-use crate::vmm::handover::HandoverMode;
 
 /// Longer than the machine itself waits for its vCPUs, or for the guest.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -19,8 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const SAVE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 fn put(socket: &Path, target: &str, body: &str, timeout: Duration) -> Result<Value, CliError> {
-    let answer = Client::connect(socket).and_then(|mut client| client.put(target, body, timeout));
-    Ok(answer.map_err(ClockError::from)?)
+    Ok(Client::connect(socket)?.put(target, body, timeout)?)
 }
 
 pub fn suspend(args: &SocketArgs) -> Result<ExitCode, CliError> {
@@ -44,7 +41,7 @@ pub fn save(args: &SaveCommandArgs) -> Result<ExitCode, CliError> {
     let told = |why: String| CliError::Check(format!("{}: {why}", args.file.display()));
     let file = absolute(&args.file).map_err(|error| told(error.to_string()))?;
     let file = file.to_str().ok_or_else(|| told("the name is not UTF-8".to_owned()))?;
-    let handover = HandoverMode::from(args.handover.handover);
+    let handover = args.handover.mode();
     let body = json!({
         "file": file, "go_on": args.go_on, "handover": handover,
     })

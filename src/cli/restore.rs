@@ -47,7 +47,7 @@ pub(super) fn save_after(
 ) -> Result<JoinHandle<()>, CliError> {
     let savable = machine.savable();
     let path = path.to_owned();
-    let (go_on, handover) = (args.save_and_go_on, args.handover.into());
+    let (go_on, handover) = (args.save_and_go_on, args.handover.mode());
     let work = move || {
         std::thread::sleep(Duration::from_millis(after_ms));
         let end = || {

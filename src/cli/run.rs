@@ -9,6 +9,7 @@ use super::args::{
     SwitchArg,
 };
 use super::check::CheckError;
+use super::client::ClientError;
 use super::clock::ClockError;
 use crate::host::NoTimeSource;
 use crate::kvm::{HypercallMode, ProbeError};
@@ -58,6 +59,9 @@ pub enum CliError {
     /// A guest that did not move.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
+    /// A running machine, by its control socket.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// `kvm-xen clock`.
     #[error(transparent)]
     Clock(#[from] ClockError),

@@ -1,7 +1,6 @@
 //! `kvm-xen clock`: the laboratory of drift, and a running guest's clocks.
 
 pub mod args;
-pub mod client;
 mod csv;
 mod html;
 mod lab;
@@ -16,6 +15,8 @@ use std::process::ExitCode;
 
 use args::{ClockCommand, ClockCommandArgs};
 
+use super::client::ClientError;
+
 /// Why a command of `kvm-xen clock` ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ClockError {
@@ -24,7 +25,7 @@ pub enum ClockError {
     Lab(#[from] lab::LabCommandError),
     /// A running machine.
     #[error(transparent)]
-    Client(#[from] client::ClientError),
+    Client(#[from] ClientError),
 }
 
 impl ClockError {

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::ClockError;
 use super::args::VerifyArgs;
-use super::client::{Client, ClientError};
 use super::spread::Spread;
 use super::units::show_ns;
+use crate::cli::client::{Client, ClientError};
 use crate::cli::table::Table;
 use crate::vmm::clock_metrics::ClockMetrics;
 

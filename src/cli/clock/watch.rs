@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::ClockError;
 use super::args::WatchArgs;
-use super::client::{Client, ClientError};
 use super::units::show_ns;
+use crate::cli::client::{Client, ClientError};
 use crate::cli::table::Table;
 use crate::vmm::clock_metrics::ClockMetrics;
 use crate::vmm::control::{MachineState, Status};
