@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::args::{MigrateArgs, ReceiveArgs, SaveArgs};
@@ -13,11 +12,9 @@ use crate::vmm::api::ApiServer;
 use crate::vmm::api::http::Limits;
 use crate::vmm::api::socket::ApiSocket;
 use crate::vmm::config::MachineError;
-use crate::vmm::exit::ExitReason;
 use crate::vmm::machine::Machine;
 use crate::vmm::migrate::receive;
-use crate::vmm::migrate::send::{Migration, migrate};
-use crate::vmm::migrate::{MovePlace, Phase, Progress};
+use crate::vmm::migrate::{MigrateError, MovePlace, Phase, Progress};
 
 pub fn receive(args: &ReceiveArgs) -> Result<ExitCode, CliError> {
     let at = MovePlace::new(&args.at, args.tls.tls_dir.as_deref())?;
@@ -147,14 +144,13 @@ pub(super) fn migrate_after(
     args: &SaveArgs,
     to: &str,
     after_ms: u64,
-) -> Result<JoinHandle<()>, CliError> {
+) -> Result<(), CliError> {
     let to = MovePlace::new(to, args.migrate_tls_dir.as_deref())?;
-    let savable = machine.savable();
+    let control = machine.control();
     let handover = args.handover.mode();
     let work = move || {
         std::thread::sleep(Duration::from_millis(after_ms));
-        let end = || savable.shared.end(ExitReason::Migrated);
-        match migrate(&savable, &to, &Migration::default(), handover, end) {
+        match control.migrate_and_wait(&to, handover) {
             Ok(done) => tracing::info!(
                 rounds = done.rounds,
                 sent_bytes = done.sent_bytes,
@@ -164,10 +160,13 @@ pub(super) fn migrate_after(
                 handover = %done.handover,
                 "the guest is migrated"
             ),
+            // Told where the machine ends.
+            Err(MigrateError::Ended) => {}
             Err(error) => super::complain(&error),
         }
+        control.migration().tell();
     };
     let thread = std::thread::Builder::new().name("migrate".to_owned()).spawn(work);
     let failed = |error| MachineError::Host { what: "the migrating thread", error };
-    thread.map_err(failed).map_err(CliError::from)
+    thread.map(drop).map_err(failed).map_err(CliError::from)
 }

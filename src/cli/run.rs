@@ -182,20 +182,19 @@ pub(super) fn run_to_end(machine: Machine, save: &SaveArgs) -> Result<ExitCode, 
         (Some(path), Some(after)) => Some(super::restore::save_after(&machine, path, after, save)?),
         _ => None,
     };
-    let moving = match (&save.migrate_to, save.migrate_after) {
-        (Some(to), Some(after)) => Some(super::migrate::migrate_after(&machine, save, to, after)?),
-        _ => None,
-    };
+    if let (Some(to), Some(after)) = (&save.migrate_to, save.migrate_after) {
+        super::migrate::migrate_after(&machine, save, to, after)?;
+    }
     let control = machine.control();
     let report = machine.run()?;
-    if report.exit == ExitReason::Migrated {
+    let migrated = report.exit == ExitReason::Migrated;
+    let too_late = !migrated && control.migration().guest_ended();
+    if too_late {
+        super::complain(MigrateError::Ended);
+    }
+    if migrated || too_late {
         // Who asked for it by the control socket learns how it went.
         control.migration().wait_told(Duration::from_secs(2));
-    }
-    if let (ExitReason::Migrated, Some(moving)) = (&report.exit, moving)
-        && moving.join().is_err()
-    {
-        tracing::error!("the migrating thread panicked");
     }
     if let (ExitReason::Saved, Some(saving)) = (&report.exit, saving)
         && saving.join().is_err()

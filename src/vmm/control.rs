@@ -14,7 +14,7 @@ use super::exit::ExitReason;
 use super::handover::HandoverMode;
 use super::machine::wallclock_error;
 use super::migrate::send::{Migration, migrate};
-use super::migrate::{MigrateError, MovePlace};
+use super::migrate::{MigrateError, MovePlace, Progress};
 use super::pause::{Hold, NotStopped};
 use super::save::{Savable, SaveError, SaveReport};
 use super::suspend::{SuspendError, Suspender};
@@ -261,6 +261,39 @@ impl Control {
         &self.migration
     }
 
+    fn begin_to_migrate(&self) -> Result<(), MigrateError> {
+        if self.shared.pause.is_held() {
+            return Err(MigrateError::Paused);
+        }
+        self.migration.begin()
+    }
+
+    fn go_on_migrating(
+        &self,
+        to: &MovePlace,
+        handover: HandoverMode,
+    ) -> Result<Progress, MigrateError> {
+        let Some(savable) = self.savable.get() else {
+            self.migration.failed(&MigrateError::Early);
+            return Err(MigrateError::Early);
+        };
+        let end = || self.shared.end(ExitReason::Migrated);
+        migrate(savable, to, &self.migration, handover, end)
+    }
+
+    /// Moves the guest to `to`, and ends the machine when it runs there.
+    ///
+    /// # Errors
+    /// [`MigrateError`]: it runs here.
+    pub fn migrate_and_wait(
+        &self,
+        to: &MovePlace,
+        handover: HandoverMode,
+    ) -> Result<Progress, MigrateError> {
+        self.begin_to_migrate()?;
+        self.go_on_migrating(to, handover)
+    }
+
     /// Begins to move the guest to `to`, and ends the machine when it runs there.
     ///
     /// # Errors
@@ -271,20 +304,12 @@ impl Control {
         to: MovePlace,
         handover: HandoverMode,
     ) -> Result<(), MigrateError> {
-        if self.shared.pause.is_held() {
-            return Err(MigrateError::Paused);
-        }
-        self.migration.begin()?;
+        self.begin_to_migrate()?;
         let control = Arc::clone(self);
-        let work = move || {
-            let Some(savable) = control.savable.get() else {
-                control.migration.failed(&MigrateError::Early);
-                return;
-            };
-            let end = || control.shared.end(ExitReason::Migrated);
-            if let Err(error) = migrate(savable, &to, &control.migration, handover, end) {
-                tracing::warn!("{error}");
-            }
+        let work = move || match control.go_on_migrating(&to, handover) {
+            // Whoever ran the machine says so.
+            Ok(_) | Err(MigrateError::Ended) => {}
+            Err(error) => tracing::warn!("{error}"),
         };
         let spawned = thread::Builder::new().name("migrate".to_owned()).spawn(work);
         if let Err(error) = spawned {

@@ -119,7 +119,7 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> HandoverError {
     move |error| HandoverError::Io { what, error }
 }
 
-fn is_late(error: &io::Error) -> bool {
+pub(super) fn is_late(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 

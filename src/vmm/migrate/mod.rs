@@ -171,6 +171,9 @@ pub enum MigrateError {
     /// Somebody said so.
     #[error("the guest has not moved: cancelled")]
     Cancelled,
+    /// It powered off, crashed, or was saved and ended.
+    #[error("the guest has not moved: it ended first")]
+    Ended,
     /// It stands still by order.
     #[error("the guest has not moved: it is paused; resume it first")]
     Paused,

@@ -13,13 +13,14 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::dirty::DirtyLog;
 use super::handover::network::{self, Asker, Session};
-use super::handover::{self, HandoverError, greet};
+use super::handover::{self, HandoverError, greet, is_late};
 use super::link::{Link, TlsLink};
 use super::tls::{self, Tls};
 use super::{MigrateError, MovePlace, Phase, Progress, TcpAddress, ns};
 use crate::kvm::{check_xsave, saved_msrs};
 use crate::pages::GuestRam;
 use crate::state::{StateError, StateWriter, tag, write_memory, write_pages};
+use crate::vmm::exit::ExitLatch;
 use crate::vmm::handover::{Asked, HandoverMode};
 use crate::vmm::save::{STOP_WITHIN, Savable, SaveError, VmClockSection, call};
 
@@ -34,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const GREETED: Duration = Duration::from_secs(10);
 /// The same while the guest stands still; making the machine too.
 const STOPPED_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a migration that is ended, or whose guest ended, goes on.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// All that is sent while the guest stands still, however it trickles.
 const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 /// What the destination says to `GOGO`, before it is asked anew.
@@ -47,6 +50,8 @@ pub struct Migration {
     progress: Mutex<Progress>,
     cancelled: AtomicBool,
     taken_back: AtomicBool,
+    /// The guest ended under it.
+    ended: AtomicBool,
     /// Its end was told.
     told: AtomicBool,
 }
@@ -74,6 +79,7 @@ impl Migration {
         *progress = Progress { phase: Phase::Copying, ..Progress::default() };
         self.cancelled.store(false, Ordering::SeqCst);
         self.taken_back.store(false, Ordering::SeqCst);
+        self.told.store(false, Ordering::SeqCst);
         Ok(())
     }
 
@@ -87,13 +93,25 @@ impl Migration {
     /// How far it is, for somebody who asked for it and waits for its end.
     pub fn tell(&self) -> Progress {
         let progress = self.progress();
-        if progress.phase == Phase::Done {
+        if matches!(progress.phase, Phase::Done | Phase::Failed) {
             self.told.store(true, Ordering::SeqCst);
         }
         progress
     }
 
-    /// Waits until its end was told to somebody, if anybody asked for it.
+    /// The guest ended, and its machine has stopped. Whether that ended a migration.
+    pub fn guest_ended(&self) -> bool {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        // A vCPU does not end before it is known who has the guest.
+        if matches!(progress.phase, Phase::Copying | Phase::Stopped) {
+            let error = MigrateError::Ended.to_string();
+            (progress.phase, progress.error) = (Phase::Failed, Some(error));
+            self.ended.store(true, Ordering::SeqCst);
+        }
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Waits until its end was told to somebody: whoever began it waits for that.
     pub fn wait_told(&self, within: Duration) {
         let began = Instant::now();
         while self.progress().phase != Phase::None
@@ -133,32 +151,44 @@ impl Migration {
     }
 }
 
-/// Counts what goes through, and ends a migration that was cancelled or takes too
-/// long while the guest stands still.
+/// Counts what goes through, and ends a migration that was cancelled, whose guest
+/// ended, or that takes too long while the guest stands still.
 struct Watched<'a> {
     link: &'a mut Link,
     sent: u64,
     /// From when the guest stands still.
     until: &'a Cell<Option<Instant>>,
-    hurries: bool,
     migration: &'a Migration,
+    exit: &'a ExitLatch,
+}
+
+impl Watched<'_> {
+    /// One write, in pieces of [`LOOK_EVERY`]: a destination that takes nothing
+    /// must not hold up whoever ends the migration.
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let began = Instant::now();
+        loop {
+            if self.migration.check().is_err() || self.exit.is_ending() {
+                return Err(io::Error::other("ended"));
+            }
+            let patience = match self.until.get() {
+                Some(until) if Instant::now() > until => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Some(_) => STOPPED_PATIENCE,
+                None => PATIENCE,
+            };
+            match self.link.write(bytes) {
+                Err(error) if is_late(&error) && began.elapsed() < patience => {}
+                result => return result,
+            }
+        }
+    }
 }
 
 impl Write for Watched<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.migration.cancelled.load(Ordering::SeqCst) {
-            return Err(io::Error::other("cancelled"));
-        }
-        if let Some(until) = self.until.get() {
-            if Instant::now() > until {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            if !self.hurries {
-                self.link.write_within(STOPPED_PATIENCE)?;
-                self.hurries = true;
-            }
-        }
-        let count = self.link.write(bytes)?;
+        let count = self.write_some(bytes)?;
         self.sent += count as u64;
         let sent = self.sent;
         self.migration.change(|progress| progress.sent_bytes = sent);
@@ -189,6 +219,13 @@ pub fn migrate(
         rounds(source, (to, session), &mut link, migration, handover, and_then)
             .map_err(|error| explain(error, &mut link, migration))
     });
+    let moved = moved.map_err(|error| match source.shared.exit.is_ending() {
+        true => MigrateError::Ended,
+        false => error,
+    });
+    if matches!(moved, Err(MigrateError::Ended)) {
+        migration.ended.store(true, Ordering::SeqCst);
+    }
     migration.change(|progress| {
         progress.total_ns = ns(began.elapsed());
         match &moved {
@@ -301,12 +338,12 @@ fn rounds(
     // What can go wrong before the guest is stopped does.
     check_xsave(&source.shared.vm).map_err(SaveError::from)?;
     let indices = saved_msrs(&source.kvm).map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
-    limit(link, PATIENCE)?;
+    limit(link, LOOK_EVERY)?;
     let until = Cell::new(None);
     let memory = source.shared.domain.memory();
     let memory: std::sync::Arc<GuestRam> = std::sync::Arc::new(GuestRam::clone(&memory));
     let log = DirtyLog::start(&source.shared.vm, std::sync::Arc::clone(&memory), &source.slots)?;
-    let to = Watched { link, sent: 0, until: &until, hurries: false, migration };
+    let to = Watched { link, sent: 0, until: &until, migration, exit: &source.shared.exit };
     let mut writer = StateWriter::new(BufWriter::with_capacity(1 << 20, to))?;
     writer.value(tag::MACHINE, 0, &source.machine(&memory))?;
     migration.change(|progress| {
@@ -350,6 +387,9 @@ fn rounds(
     until.set(stopped.checked_add(STOPPED_WITHIN));
     let kick = || source.shared.kick_all();
     let moved = quiesce.stopped(STOP_WITHIN, kick, |on_each| {
+        if source.shared.exit.is_ending() {
+            return Err(MigrateError::Ended);
+        }
         migration.change(|progress| progress.phase = Phase::Stopped);
         let halted = stopped.elapsed();
         source.shared.platform.hold_timers();
@@ -373,6 +413,7 @@ fn rounds(
                 let failed = |error| StateError::Io { what, error };
                 let to = buffered.into_inner().map_err(|error| failed(error.into_error()))?;
                 let written = stopped.elapsed();
+                limit(to.link, STOPPED_PATIENCE)?;
                 hand_over(place, to.link, migration)?;
                 tracing::info!(
                     halted_us = halted.as_micros(),
