@@ -21,9 +21,9 @@ use moves::relay::{Point, Relay};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 /// Enough memory with contents that no buffer of a socket takes it.
-const NOISE: usize = 4 << 20;
+const NOISE: usize = 2 << 20;
 /// It is being copied, and the guest runs.
-const COPYING: Point = Point::Memory(1 << 20);
+const COPYING: Point = Point::Memory(256 << 10);
 
 /// What one move needs, in a directory that goes away with it.
 struct Scene(tempfile::TempDir);
@@ -131,7 +131,7 @@ fn handed_over(process: &Process, moves: u32, stays: u32) {
 
 #[test]
 #[ignore = "needs a KVM with KVM_XEN"]
-fn a_guest_that_ends_while_it_is_copied_ends_its_move() {
+fn while_copied_a_guest_ends_and_that_ends_its_move() {
     let scene = Scene::new();
     for (guest, cmdline, end, status) in [
         (scene.path("clock"), "seconds=3", "KVMXEN end verdict=exact", 0),
@@ -158,7 +158,7 @@ fn a_guest_that_ends_while_it_is_copied_ends_its_move() {
 
 #[test]
 #[ignore = "needs a KVM with KVM_XEN"]
-fn a_cancelled_guest_goes_on_and_moves_later() {
+fn while_copied_a_guest_is_cancelled_goes_on_and_moves_later() {
     let scene = Scene::new();
     let mut source = scene.clock(12);
     scene.cancel().ends_with_a_line(1, "there is no migration to cancel");
@@ -232,9 +232,8 @@ fn destination_killed(point: Point, gathered: bool) {
 #[test]
 #[ignore = "needs a KVM with KVM_XEN"]
 fn killed_at_any_message_there_is_one_guest_the_source() {
-    for (point, there) in
-        [(COPYING, false), (Point::Ready, true), (Point::Go, true), (Point::Runs, true)]
-    {
+    let sent = [Point::Ready, Point::Go, Point::Runs].map(|point| (point, true));
+    for (point, there) in [(COPYING, false), (Point::Last, false)].into_iter().chain(sent) {
         source_killed(point, there);
     }
 }
@@ -242,10 +241,9 @@ fn killed_at_any_message_there_is_one_guest_the_source() {
 #[test]
 #[ignore = "needs a KVM with KVM_XEN"]
 fn killed_at_any_message_there_is_one_guest_the_destination() {
-    for (point, gathered) in
-        [(COPYING, false), (Point::Ready, true), (Point::Go, true), (Point::Runs, true)]
-    {
-        destination_killed(point, gathered);
+    destination_killed(COPYING, false);
+    for point in [Point::Last, Point::Ready, Point::Go, Point::Runs] {
+        destination_killed(point, true);
     }
 }
 
@@ -256,7 +254,7 @@ fn frozen(scene: &Scene, mut from: Process, moves: u32) -> Process {
     for n in 0..moves {
         let [front, back] = ["front", "back"].map(|name| format!("{name}{n}"));
         let destination = scene.destination(&back, "freeze");
-        let relay = Relay::start(&scene.path(&front), &scene.path(&back), Point::Ready);
+        let relay = Relay::start(&scene.path(&front), &scene.path(&back), Point::Last);
         let mut migrate = scene.migrate(&api, &front, &[]);
         relay.wait_held();
         std::thread::sleep(GAP);
@@ -301,7 +299,7 @@ fn five_frozen_clocks_of_a_linux_have_no_jump() {
         "--api-socket",
         &scene.text("api"),
         "--cmdline",
-        "console=ttyS0 quiet panic=-1 agent.seconds=10 agent.jumps=1",
+        "console=ttyS0 quiet panic=-1 agent.seconds=8 agent.jumps=1",
     ];
     let source = Process::start(scene.0.path(), "source", &arguments);
     source.says("KVMXEN vdso ");

@@ -16,6 +16,8 @@ use super::process::eventually;
 pub enum Point {
     /// Memory, after so many bytes: the guest runs at the source.
     Memory(usize),
+    /// The last section: the guest stands, and is nothing yet at the destination.
+    Last,
     /// `REDY`: the whole guest is at the destination, gathered, and stands at both.
     Ready,
     /// `GOGO`.
@@ -26,6 +28,10 @@ pub enum Point {
 
 /// Each message of the destination: a tag and a number.
 const MESSAGE: usize = 8;
+/// How the last section of a state begins: tag, number, length. More follows.
+const LAST: &[u8] = b"DONE\0\0\0\0\x08\0\0\0\0\0\0\0";
+/// With its checksums and contents.
+const LAST_BYTES: usize = 32;
 
 pub struct Relay {
     ends: Arc<OnceLock<[UnixStream; 2]>>,
@@ -40,6 +46,8 @@ struct Lane {
     most: usize,
     /// Nothing passes once the other way has passed so many.
     until_other: usize,
+    /// Nothing passes from the last section on.
+    last: bool,
     passed: Arc<AtomicUsize>,
     other: Arc<AtomicUsize>,
     held: Arc<AtomicBool>,
@@ -63,14 +71,26 @@ impl Relay {
             let open = (usize::MAX, usize::MAX);
             let (up_rule, down_rule) = match point {
                 Point::Memory(bytes) => ((bytes, usize::MAX), open),
+                Point::Last => (open, open),
                 Point::Ready => (open, (MESSAGE, usize::MAX)),
                 Point::Go => ((usize::MAX, 2 * MESSAGE), open),
                 Point::Runs => (open, (2 * MESSAGE, usize::MAX)),
             };
+            let held_at_last = point == Point::Last;
             let lane = |from, to, (most, until_other), [passed, other]: [&Arc<AtomicUsize>; 2]| {
                 let [passed, other] = [Arc::clone(passed), Arc::clone(other)];
                 let [held, released] = flags.clone();
-                Lane { from, to, most, until_other, passed, other, held, released }
+                Lane {
+                    from,
+                    to,
+                    most,
+                    until_other,
+                    last: held_at_last,
+                    passed,
+                    other,
+                    held,
+                    released,
+                }
             };
             let upward = lane(again(&source), again(&destination), up_rule, [&up, &down]);
             let downward = lane(destination, source, down_rule, [&down, &up]);
@@ -103,6 +123,7 @@ impl Relay {
 impl Lane {
     fn pass(mut self) {
         let mut bytes = vec![0; 64 << 10];
+        let mut before = Vec::new();
         loop {
             let passed = self.passed.load(Ordering::SeqCst);
             // One byte beyond is read: it shows that there is something to hold.
@@ -111,13 +132,18 @@ impl Lane {
                 Ok(0) | Err(_) => break,
                 Ok(count) => count,
             };
-            if self.other.load(Ordering::SeqCst) >= self.until_other || passed + count > self.most {
+            // It is all that comes at the end, in one piece or two.
+            before.extend_from_slice(&bytes[count.saturating_sub(LAST_BYTES)..count]);
+            before.drain(..before.len().saturating_sub(LAST_BYTES));
+            let is_last = self.last && before.windows(LAST.len()).any(|part| part == LAST);
+            let answered = self.other.load(Ordering::SeqCst) >= self.until_other;
+            if is_last || answered || passed + count > self.most {
                 self.held.store(true, Ordering::SeqCst);
                 // The rest stays where it is, for good where the connection is cut.
                 while !self.released.load(Ordering::SeqCst) {
                     thread::sleep(Duration::from_millis(1));
                 }
-                (self.most, self.until_other) = (usize::MAX, usize::MAX);
+                (self.most, self.until_other, self.last) = (usize::MAX, usize::MAX, false);
             }
             // Before it is there: the answer may be faster than this thread.
             self.passed.fetch_add(count, Ordering::SeqCst);
