@@ -5,6 +5,7 @@
 //! - [`dirty`]: which pages were written, by the guest or by us;
 //! - [`handover`]: the messages by which exactly one of two processes ends up
 //!   with the guest;
+//! - [`migration`]: how far it is, for others, and how they end it;
 //! - [`send`]: memory in rounds, then the guest stops, then the rest;
 //! - [`receive`]: the other end.
 //!
@@ -15,6 +16,7 @@ pub mod dirty;
 pub mod door;
 pub mod handover;
 pub mod link;
+pub mod migration;
 pub mod receive;
 pub mod send;
 pub mod tls;

@@ -4,9 +4,6 @@ use std::cell::Cell;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -15,6 +12,7 @@ use super::dirty::DirtyLog;
 use super::handover::network::{self, Asker, Session};
 use super::handover::{self, HandoverError, greet, is_late};
 use super::link::{Link, TlsLink};
+use super::migration::Migration;
 use super::tls::{self, Tls};
 use super::{MigrateError, MovePlace, Phase, Progress, TcpAddress, ns};
 use crate::kvm::{check_xsave, saved_msrs};
@@ -43,113 +41,6 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Between two questions where the guest is.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-
-/// A migration that others look at.
-#[derive(Debug, Default)]
-pub struct Migration {
-    progress: Mutex<Progress>,
-    cancelled: AtomicBool,
-    taken_back: AtomicBool,
-    /// The guest ended under it.
-    ended: AtomicBool,
-    /// Its end was told.
-    told: AtomicBool,
-}
-
-impl Migration {
-    /// How far it is.
-    pub fn progress(&self) -> Progress {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Progress)) {
-        change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Begins one, unless one is under way or through.
-    ///
-    /// # Errors
-    /// [`MigrateError::Busy`].
-    pub fn begin(&self) -> Result<(), MigrateError> {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(progress.phase, Phase::Copying | Phase::Stopped | Phase::Unknown | Phase::Done)
-        {
-            return Err(MigrateError::Busy);
-        }
-        *progress = Progress { phase: Phase::Copying, ..Progress::default() };
-        self.cancelled.store(false, Ordering::SeqCst);
-        self.taken_back.store(false, Ordering::SeqCst);
-        self.told.store(false, Ordering::SeqCst);
-        Ok(())
-    }
-
-    /// It did not begin.
-    pub(in crate::vmm) fn failed(&self, error: &MigrateError) {
-        self.change(|progress| {
-            (progress.phase, progress.error) = (Phase::Failed, Some(error.to_string()));
-        });
-    }
-
-    /// How far it is, for somebody who asked for it and waits for its end.
-    pub fn tell(&self) -> Progress {
-        let progress = self.progress();
-        if matches!(progress.phase, Phase::Done | Phase::Failed) {
-            self.told.store(true, Ordering::SeqCst);
-        }
-        progress
-    }
-
-    /// The guest ended, and its machine has stopped. Whether that ended a migration.
-    pub fn guest_ended(&self) -> bool {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        // A vCPU does not end before it is known who has the guest.
-        if matches!(progress.phase, Phase::Copying | Phase::Stopped) {
-            let error = MigrateError::Ended.to_string();
-            (progress.phase, progress.error) = (Phase::Failed, Some(error));
-            self.ended.store(true, Ordering::SeqCst);
-        }
-        self.ended.load(Ordering::SeqCst)
-    }
-
-    /// Waits until its end was told to somebody: whoever began it waits for that.
-    pub fn wait_told(&self, within: Duration) {
-        let began = Instant::now();
-        while self.progress().phase != Phase::None
-            && !self.told.load(Ordering::SeqCst)
-            && began.elapsed() < within
-        {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Ends it while memory is copied; later it is too late.
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::SeqCst);
-    }
-
-    /// While it is not known whether the guest runs at the destination: it goes on
-    /// here. Whoever says so knows that it does not run there, and never will.
-    ///
-    /// # Errors
-    /// [`MigrateError::Known`] at any other time.
-    pub fn take_back(&self) -> Result<(), MigrateError> {
-        if self.progress().phase != Phase::Unknown {
-            return Err(MigrateError::Known);
-        }
-        self.taken_back.store(true, Ordering::SeqCst);
-        Ok(())
-    }
-
-    /// It is not known where the guest is; whether somebody takes it back.
-    fn is_unknown(&self) -> bool {
-        self.change(|progress| progress.phase = Phase::Unknown);
-        self.taken_back.load(Ordering::SeqCst)
-    }
-
-    fn check(&self) -> Result<(), MigrateError> {
-        if self.cancelled.load(Ordering::SeqCst) { Err(MigrateError::Cancelled) } else { Ok(()) }
-    }
-}
 
 /// Counts what goes through, and ends a migration that was cancelled, whose guest
 /// ended, or that takes too long while the guest stands still.
@@ -223,22 +114,20 @@ pub fn migrate(
         true => MigrateError::Ended,
         false => error,
     });
-    if matches!(moved, Err(MigrateError::Ended)) {
-        migration.ended.store(true, Ordering::SeqCst);
-    }
-    migration.change(|progress| {
-        progress.total_ns = ns(began.elapsed());
-        match &moved {
-            Ok(downtime) => {
-                (progress.phase, progress.downtime_ns) = (Phase::Done, ns(*downtime));
+    migration.change(|progress| progress.total_ns = ns(began.elapsed()));
+    match moved {
+        Ok(downtime) => {
+            migration.change(|progress| {
+                (progress.phase, progress.downtime_ns) = (Phase::Done, ns(downtime));
                 progress.remaining_bytes = 0;
-            }
-            Err(error) => {
-                (progress.phase, progress.error) = (Phase::Failed, Some(error.to_string()));
-            }
+            });
+            Ok(migration.progress())
         }
-    });
-    moved.map(|_| migration.progress())
+        Err(error) => {
+            migration.failed(&error);
+            Err(error)
+        }
+    }
 }
 
 /// A connection that broke: by whom, where that can be known.
