@@ -16,7 +16,7 @@ pub struct Term {
 }
 
 impl Term {
-    /// So long, unless [`Term::end`] comes first.
+    /// So long, unless it is ended before.
     pub const fn new(limit: Duration) -> Self {
         Self { limit, enough: AtomicBool::new(false) }
     }
