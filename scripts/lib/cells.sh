@@ -55,6 +55,15 @@ cell() {
     fi
 }
 
+# kept FILE COMMAND…: what the command prints is in the file, and shown when it has ended.
+kept() {
+    local file="$1" status=0
+    shift
+    "$@" >"$file" || status=$?
+    cat "$file"
+    return "$status"
+}
+
 # skip NAME REASON…: counts a cell that cannot run here, and says so loudly.
 skip() {
     CELLS_SKIPPED=$((CELLS_SKIPPED + 1))

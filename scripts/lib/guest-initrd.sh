@@ -42,3 +42,10 @@ guest_initrd() {
     (cd "$root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$out"
     rm -rf "$root"
 }
+
+# noticing SECONDS TIMES: the command line of a guest whose agent watches its clocks, for so
+# long at the most, and its VMClock page until that has told of so many disruptions; without
+# a driver, where src/vmm puts it.
+noticing() {
+    printf 'console=ttyS0 quiet panic=-1 iomem=relaxed agent.jumps=1 agent.seconds=%d agent.disruptions=%d agent.vmclock-page=0xfeff0000' "$@"
+}

@@ -5,7 +5,7 @@
 # paired SECONDS TIMES MS OUT [OPTION of scripts/nested]… -- [OPTION of kvm-xen run]…: it
 # goes there and back, and each move is within the bound that it published.
 paired() {
-    local seconds="$1" times="$2" ms="$3" out="$4" examples status=0 with=()
+    local seconds="$1" times="$2" ms="$3" out="$4" examples with=()
     shift 4
     while [[ $1 != -- ]]; do
         with+=("$1")
@@ -13,13 +13,12 @@ paired() {
     done
     examples="$(build_examples pair-clock set-clock)"
     [[ -e $work/tls/ca.pem ]] || certificates "$work/tls"
-    scripts/pair --timeout "$seconds" "${with[@]}" --with "$binary" \
+    kept "$out" scripts/pair --timeout "$seconds" "${with[@]}" --with "$binary" \
         --with "$examples/pair-clock" --with "$examples/set-clock" \
         --with scripts/lib/pair-moves --with "$work/tls/ca.pem" \
         --with "$work/tls/1" --with "$work/tls/2" -- \
-        timeout $((seconds - 20)) pair-moves "$times" "$ms" advance "${@:2}" >"$out" || status=$?
-    cat "$out"
-    [[ $status -eq 0 ]] && scripts/lib/pair-judge "$times" <"$out"
+        timeout $((seconds - 20)) pair-moves "$times" "$ms" advance "${@:2}" &&
+        scripts/lib/pair-judge "$times" <"$out"
 }
 
 # paired_linux SERIES TIMES SECONDS MS: a Linux, whose agent watches its clocks on each CPU
@@ -32,7 +31,7 @@ paired_linux() {
     paired "$3" "$times" "18000,$4" "$out" --with "$tree/vmlinuz" \
         --with "$work/paired.cpio:guest.cpio" -- \
         --kernel vmlinuz --initrd guest.cpio --memory 128M --cpus 2 \
-        --cmdline "console=ttyS0 quiet panic=-1 iomem=relaxed agent.seconds=$3 agent.jumps=1 agent.disruptions=$times agent.vmclock-page=0xfeff0000" &&
+        --cmdline "$(noticing "$3" "$times")" &&
         grep -aq 'KVMXEN spin .* backward=0 .*cross_backward=0' "$out" &&
         [[ $(grep -ac 'KVMXEN five .*backward=0' "$out") -eq 5 ]] &&
         grep -aq "KVMXEN page-total .*refused=0 disruptions=$times generations=0" "$out"

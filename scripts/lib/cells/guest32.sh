@@ -5,18 +5,17 @@
 # stubs, and where KVM intercepts them by the instruction itself too. KVM answers a
 # direct SCHEDOP_poll on its own, by a yield: the guest says so and leaves it out.
 guest32() {
-    local mode="$1" paging="$2" elf calls=page out="$work/guest32-$1-$2" status=0
+    local mode="$1" paging="$2" elf calls=page out="$work/guest32-$1-$2"
     elf="$(build_guest32)"
     [[ $mode != kvm-xen ]] || calls='page direct'
     # shellcheck disable=SC2016  # expanded in the nested host
-    scripts/nested --timeout 150 --with "$binary" --with "$elf" -- sh -c '
+    kept "$out" scripts/nested --timeout 150 --with "$binary" --with "$elf" -- sh -c '
         for calls in $1; do
             [ $calls = page ] && yields= || yields=poll=yields
             timeout 60 kvm-xen run --kernel guest32 --memory 64M --cpus 2 --hypercalls "$2" \
                 --cmdline "paging=$3 cpus=2 calls=$calls $yields" || exit
-        done' - "$calls" "$mode" "$paging" >"$out" || status=$?
-    cat "$out"
-    [[ $status -eq 0 ]] && expect 'KVMXEN guest32-checks passed=' "$out" &&
+        done' - "$calls" "$mode" "$paging" &&
+        expect 'KVMXEN guest32-checks passed=' "$out" &&
         expect 'KVMXEN guest32 topic=clock passed=' "$out"
 }
 

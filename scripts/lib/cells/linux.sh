@@ -8,11 +8,10 @@ linux() {
     shift 2
     tree="$(kernel_tree "$series")"
     out="$work/linux-$series-$cpus"
-    scripts/nested --timeout 180 \
+    kept "$out" scripts/nested --timeout 180 \
         --with "$binary" --with "$tree/vmlinuz" --with "$work/plain.cpio:guest.cpio" -- \
         timeout 150 kvm-xen run --kernel vmlinuz --initrd guest.cpio --memory 256M \
-        --cpus "$cpus" --cmdline 'console=ttyS0 quiet panic=-1' "$@" >"$out" || status=$?
-    cat "$out"
+        --cpus "$cpus" --cmdline 'console=ttyS0 quiet panic=-1' "$@" || status=$?
     [[ $status -eq 0 ]] || {
         printf 'kvm-xen ended with status %d\n' "$status"
         return 1
@@ -25,31 +24,29 @@ linux() {
 
 # hotplug SERIES: a Linux with 4 vCPUs takes each of them out and back in.
 hotplug() {
-    local tree out status=0
+    local tree out
     tree="$(kernel_tree "$1")"
     out="$work/hotplug-$1"
-    scripts/nested --timeout 240 \
+    kept "$out" scripts/nested --timeout 240 \
         --with "$binary" --with "$tree/vmlinuz" --with "$work/hotplug.cpio:guest.cpio" -- \
         timeout 210 kvm-xen run --kernel vmlinuz --initrd guest.cpio --memory 256M \
-        --cpus 4 --cmdline 'console=ttyS0 quiet panic=-1' >"$out" || status=$?
-    cat "$out"
-    [[ $status -eq 0 ]] && expect 'turns=6 failed=0' "$out" && expect 'KVMXEN online=0-3' "$out" &&
+        --cpus 4 --cmdline 'console=ttyS0 quiet panic=-1' &&
+        expect 'turns=6 failed=0' "$out" && expect 'KVMXEN online=0-3' "$out" &&
         expect 'KVMXEN warnings=0' "$out"
 }
 
 # steal: two busy vCPUs share one CPU of the host; the guest sees the half that
 # each lacks as stolen.
 steal() {
-    local tree out status=0 percent
+    local tree out percent
     tree="$(kernel_tree 6.12)"
     out="$work/steal"
-    scripts/nested --timeout 180 \
+    kept "$out" scripts/nested --timeout 180 \
         --with "$binary" --with "$tree/vmlinuz" --with "$work/steal.cpio:guest.cpio" -- \
         timeout 150 taskset 1 kvm-xen run --kernel vmlinuz --initrd guest.cpio --memory 256M \
-        --cpus 2 --cmdline 'console=ttyS0 quiet panic=-1' >"$out" || status=$?
-    cat "$out"
+        --cpus 2 --cmdline 'console=ttyS0 quiet panic=-1' || return 1
     percent="$(sed -n 's/.*KVMXEN steal .*percent=\([0-9]*\).*/\1/p' "$out")"
-    [[ $status -eq 0 && ${percent:-0} -ge 35 && $percent -le 65 ]]
+    [[ ${percent:-0} -ge 35 && $percent -le 65 ]]
 }
 
 # clock SERIES CPUS [OPTION]…: the agent watches the clocks for 10 s; kvm-xen
@@ -59,14 +56,10 @@ clock() {
     shift 2
     tree="$(kernel_tree "$series")"
     out="$work/clock-$series-$cpus"
-    scripts/nested --timeout 200 \
+    kept "$out" scripts/nested --timeout 200 \
         --with "$binary" --with "$tree/vmlinuz" --with "$work/agent.cpio:guest.cpio" -- \
         timeout 170 kvm-xen demo --kernel vmlinuz --initrd guest.cpio --memory 256M \
-        --cpus "$cpus" --seconds 10 --verbose "$@" >"$out" || {
-        cat "$out"
-        return 1
-    }
-    cat "$out"
+        --cpus "$cpus" --seconds 10 --verbose "$@" || return 1
     # A PVH guest of Xen has no PCI either, and its kernel says so there too.
     expect 'KVMXEN warnings count=' "$out" && ! grep -E 'warn: level=[0-3] |Call Trace' "$out" |
         grep -v 'PCI: Fatal: No config space access function found'
@@ -114,13 +107,9 @@ balloon() {
     local series="$1" tree out
     tree="$(kernel_tree "$series")"
     out="$work/balloon-$series"
-    scripts/nested --timeout 180 --with scripts/lib/balloon \
+    kept "$out" scripts/nested --timeout 180 --with scripts/lib/balloon \
         --with "$binary" --with "$tree/vmlinuz" --with "$work/plain.cpio:guest.cpio" -- \
-        timeout 150 sh ./balloon >"$out" || {
-        cat "$out"
-        return 1
-    }
-    cat "$out"
+        timeout 150 sh ./balloon || return 1
     expect 'KVMXEN balloon down current=131072' "$out" && expect 'fill bytes=146800640 wrong=0' "$out" &&
         expect 'refill bytes=146800640 wrong=0' "$out" && awk '
             function total() { return substr($5, length("total=") + 1) + 0 }

@@ -3,13 +3,13 @@
 
 # moved_clock TIMES MS: the clock goes from process to process, exact to the end.
 moved_clock() {
-    local elf out="$work/moved-clock" status=0
+    local elf out="$work/moved-clock"
     elf="$(build_guest clock)"
-    scripts/nested --timeout 280 --with "$binary" --with "$elf" --with scripts/lib/move-loop -- \
+    kept "$out" scripts/nested --timeout 280 --with "$binary" --with "$elf" \
+        --with scripts/lib/move-loop -- \
         timeout 250 move-loop "$1" "$2" advance --kernel clock --memory 8M --cpus 2 \
-        --cmdline "seconds=$(($1 * ($2 + 1000) / 1000 + 4)) strict=1" >"$out" || status=$?
-    cat "$out"
-    [[ $status -eq 0 ]] && expect "MOVE-LOOP moves=$1" "$out" &&
+        --cmdline "seconds=$(($1 * ($2 + 1000) / 1000 + 4)) strict=1" &&
+        expect "MOVE-LOOP moves=$1" "$out" &&
         expect 'KVMXEN end verdict=exact' "$out"
 }
 
@@ -38,13 +38,13 @@ handover_saved() {
 
 # handover_moved TIMES: the same from process to process.
 handover_moved() {
-    local elf out="$work/handover-moved" status=0
+    local elf out="$work/handover-moved"
     elf="$(build_guest handover)"
-    scripts/nested --timeout 280 --with "$binary" --with "$elf" --with scripts/lib/move-loop -- \
+    kept "$out" scripts/nested --timeout 280 --with "$binary" --with "$elf" \
+        --with scripts/lib/move-loop -- \
         timeout 250 move-loop "$1" 1500,900 advance --kernel handover --memory 8M --cpus 2 \
-        --handover require --cmdline "moves=$1" >"$out" || status=$?
-    cat "$out"
-    [[ $status -eq 0 ]] && expect "MOVE-LOOP moves=$1" "$out" && handed_over "$out" 0xf "$1"
+        --handover require --cmdline "moves=$1" &&
+        expect "MOVE-LOOP moves=$1" "$out" && handed_over "$out" 0xf "$1"
 }
 
 # handover_ignored: a guest that never answers is saved all the same, and it is said.
@@ -63,23 +63,22 @@ handover_hasty() {
 
 # handover_stays: gathered guests that are not moved, and one that can not be asked.
 handover_stays() {
-    local elf clock out="$work/handover-stays" status=0
+    local elf clock out="$work/handover-stays"
     elf="$(build_guest handover)"
     clock="$(build_guest clock)"
-    scripts/nested --timeout 150 --with "$binary" --with "$elf" --with "$clock" \
-        --with scripts/lib/handover-stays -- timeout 140 handover-stays >"$out" || status=$?
-    cat "$out"
-    [[ $status -eq 0 ]] && expect 'HANDOVER-STAYS stays=2 refused=1' "$out"
+    kept "$out" scripts/nested --timeout 150 --with "$binary" --with "$elf" --with "$clock" \
+        --with scripts/lib/handover-stays -- timeout 140 handover-stays &&
+        expect 'HANDOVER-STAYS stays=2 refused=1' "$out"
 }
 
 # move_faults TIMES: either side is killed while a guest moves.
 move_faults() {
-    local elf out="$work/move-faults" status=0
+    local elf out="$work/move-faults"
     elf="$(build_guest clock)"
-    scripts/nested --timeout 280 --with "$binary" --with "$elf" --with scripts/lib/move-faults -- \
-        timeout 250 move-faults clock "$1" >"$out" || status=$?
-    cat "$out"
-    [[ $status -eq 0 ]] && expect "MOVE-FAULTS rounds=$1" "$out"
+    kept "$out" scripts/nested --timeout 280 --with "$binary" --with "$elf" \
+        --with scripts/lib/move-faults -- \
+        timeout 250 move-faults clock "$1" &&
+        expect "MOVE-FAULTS rounds=$1" "$out"
 }
 
 # moves FILTER: those of tests/moves.rs.

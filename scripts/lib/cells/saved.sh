@@ -4,14 +4,13 @@
 # saved NAME CYCLES MS POLICIES GAP CMDLINE [OPTION]…: a bare-metal guest is saved and
 # restored so often, and passes its own checks.
 saved() {
-    local name="$1" cycles="$2" elf out status=0
+    local name="$1" cycles="$2" elf out
     elf="$(build_guest "$name")"
     out="$work/saved-$name-${4//,/-}"
-    scripts/nested --timeout 280 --with "$binary" --with "$elf" --with scripts/lib/save-loop -- \
+    kept "$out" scripts/nested --timeout 280 --with "$binary" --with "$elf" \
+        --with scripts/lib/save-loop -- \
         timeout 250 save-loop "$cycles" "$3" "$4" "$5" --kernel "$name" --memory 8M --cpus 2 \
-        --cmdline "$6" "${@:7}" >"$out" || status=$?
-    cat "$out"
-    [[ $status -eq 0 ]] || return 1
+        --cmdline "$6" "${@:7}" || return 1
     # One that ends by itself was saved at least once.
     grep -q "SAVE-LOOP cycles=[1-9]" "$out"
 }
@@ -25,12 +24,12 @@ saved_clock() {
 
 # save_faults: a full disk, a saver that is killed.
 save_faults() {
-    local elf out="$work/save-faults" status=0
+    local elf out="$work/save-faults"
     elf="$(build_guest clock)"
-    scripts/nested --timeout 280 --with "$binary" --with "$elf" --with scripts/lib/save-faults -- \
-        timeout 250 save-faults clock 20 >"$out" || status=$?
-    cat "$out"
-    [[ $status -eq 0 ]] && expect 'SAVE-FAULTS disk-full=1' "$out" &&
+    kept "$out" scripts/nested --timeout 280 --with "$binary" --with "$elf" \
+        --with scripts/lib/save-faults -- \
+        timeout 250 save-faults clock 20 &&
+        expect 'SAVE-FAULTS disk-full=1' "$out" &&
         expect 'SAVE-FAULTS killed=20' "$out"
 }
 
@@ -38,18 +37,16 @@ save_faults() {
 # against each other is saved and restored. With advance each gap is a jump of all
 # five, by the same; with freeze there is none.
 saved_linux() {
-    local series="$1" cycles="$2" policies="$3" gap="$4" tree out status=0 seconds
+    local series="$1" cycles="$2" policies="$3" gap="$4" tree out seconds
     tree="$(kernel_tree "$series")"
     out="$work/saved-linux-$series-${policies//,/-}"
     seconds=$((cycles * (gap + 3) + 8))
-    scripts/nested --timeout 400 --with "$binary" --with "$tree/vmlinuz" \
+    kept "$out" scripts/nested --timeout 400 --with "$binary" --with "$tree/vmlinuz" \
         --with "$work/agent.cpio:guest.cpio" --with scripts/lib/save-loop -- \
         timeout 370 save-loop "$cycles" 12000,2500 "$policies" "$gap" --kernel vmlinuz \
         --initrd guest.cpio --memory 256M --cpus 2 \
-        --cmdline "console=ttyS0 quiet panic=-1 agent.seconds=$seconds agent.jumps=1" \
-        >"$out" || status=$?
-    cat "$out"
-    [[ $status -eq 0 ]] && scripts/lib/save-judge "$policies" "$gap" <"$out"
+        --cmdline "console=ttyS0 quiet panic=-1 agent.seconds=$seconds agent.jumps=1" &&
+        scripts/lib/save-judge "$policies" "$gap" <"$out"
 }
 
 # suspend SERIES CPUS HOW SECONDS,… [OPTION]…: a stock kernel suspends itself for so
