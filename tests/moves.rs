@@ -6,19 +6,21 @@
 //! Needs a KVM with all of KVM_XEN, and beside the test the guest `handover`:
 //! `scripts/test` runs it in the nested host.
 
+#[path = "migrate_tls/certs.rs"]
+#[expect(dead_code, reason = "the bad ones are for tests/migrate_tls.rs")]
+mod certs;
 mod moves {
     pub mod process;
     pub mod relay;
 }
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use certs::{Fault, authority};
 use moves::process::{Process, eventually};
 use moves::relay::{Point, Relay};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 /// Enough memory with contents that no buffer of a socket takes it.
 const NOISE: usize = 2 << 20;
@@ -322,31 +324,12 @@ fn five_frozen_clocks_of_a_linux_have_no_jump() {
     }
 }
 
-/// A directory of certificates for this host's loopback addresses.
-fn certificates(directory: &Path) {
-    let key = || KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::new(Vec::new()).expect("an authority");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, key()).expect("an authority");
-    let own = key();
-    let names = ["127.0.0.1".to_owned(), "::1".to_owned()];
-    let params = CertificateParams::new(names).expect("names");
-    let cert = params.signed_by(&own, &authority).expect("a certificate");
-    fs::create_dir(directory).expect("a directory");
-    for (name, text) in
-        [("ca.pem", authority.pem()), ("cert.pem", cert.pem()), ("key.pem", own.serialize_pem())]
-    {
-        let file = directory.join(name);
-        fs::write(&file, text).expect("a file");
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("a mode");
-    }
-}
-
 #[test]
 #[ignore = "needs a KVM with KVM_XEN"]
 fn a_guest_is_handed_over_by_tls() {
     let scene = Scene::new();
-    certificates(&scene.path("tls"));
+    let authority = authority();
+    authority.write(&scene.path("tls"), &authority.identity(Fault::None));
     let tls = scene.text("tls");
     let mut from = scene.source(handover(), "moves=2");
     let mut api = scene.text("api");

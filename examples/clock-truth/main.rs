@@ -25,10 +25,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kvm_xen::host::{SourceKind, TimeSource, host_tsc};
-use kvm_xen::kvm::{ClockMode, KVM_DEVICE};
+use kvm_xen::host::{SourceKind, host_tsc};
 use kvm_xen::vmm::clock_service::{ClockService, SampleError};
-use kvm_xen::vmm::config::{Console, Initrd, Kernel, MachineConfig};
+use kvm_xen::vmm::config::{Initrd, Kernel, MachineConfig};
 use kvm_xen::vmm::machine::Machine;
 
 use late::Late;
@@ -83,23 +82,9 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let config = MachineConfig {
-        kernel: Kernel::File(kernel.into()),
         initrd: Some(Initrd::File(initrd.into())),
-        modules: Vec::new(),
         cmdline: cmdline.clone(),
-        memory: 256 << 20,
-        cpus: 1,
-        clock: ClockMode::Auto,
-        vmclock: true,
-        time_source: TimeSource::Auto,
-        upcall_vector: None,
-        fifo_events: None,
-        hypercalls: None,
-        without: Vec::new(),
-        kvm_device: KVM_DEVICE.into(),
-        xen_version: (4, 17),
-        console: Console::Serial,
-        input: false,
+        ..MachineConfig::new(Kernel::File(kernel.into()))
     };
     let ready = Arc::new(AtomicBool::new(false));
     let readings = Arc::default();

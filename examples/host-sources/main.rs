@@ -118,8 +118,7 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
 fn tell(source: &Source) -> bool {
     let mut errors: Vec<u64> = source.readings.iter().flatten().map(|one| one.error_ns).collect();
     errors.sort_unstable();
-    let at = |percent: usize| errors.get(errors.len().saturating_sub(1) * percent / 100).copied();
-    let of = |percent| at(percent).unwrap_or(u64::MAX);
+    let of = |percent| percentile(&errors, percent).unwrap_or(u64::MAX);
     let last = source.readings.iter().rev().flatten().next();
     let rejected = source.chosen.rejected.len();
     println!(
@@ -182,9 +181,7 @@ fn tell_both(first: &Source, second: &Source, frequency: TscFrequency) -> bool {
         distances.push(ns);
     }
     distances.sort_unstable();
-    let at = |percent: usize| {
-        distances.get(distances.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0)
-    };
+    let at = |percent| percentile(&distances, percent).unwrap_or(0);
     let is_device = |source: &Source| {
         matches!(source.chosen.source.kind(), SourceKind::Ptp | SourceKind::VmClock)
     };
@@ -201,6 +198,11 @@ fn tell_both(first: &Source, second: &Source, frequency: TscFrequency) -> bool {
         at(100),
     );
     !same || beyond == 0
+}
+
+/// Of numbers in rising order.
+fn percentile<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
+    sorted.get(sorted.len().saturating_sub(1) * percent / 100).copied()
 }
 
 /// The time from one TSC to another, in units of 2^-64 s, negative backwards.

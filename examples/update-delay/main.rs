@@ -16,9 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kvm_xen::host::{TimeSource, host_tsc};
-use kvm_xen::kvm::{ClockMode, KVM_DEVICE};
-use kvm_xen::vmm::config::{Console, Kernel, MachineConfig};
+use kvm_xen::host::host_tsc;
+use kvm_xen::vmm::config::{Kernel, MachineConfig};
 use kvm_xen::vmm::machine::Machine;
 
 const PHASE_NS: u128 = 50_000_000;
@@ -63,23 +62,10 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     };
     let pause = Duration::from_secs(1) / rate.parse::<u32>()?.max(1);
     let config = MachineConfig {
-        kernel: Kernel::File(guest.into()),
-        initrd: None,
-        modules: Vec::new(),
         cmdline: format!("seconds={} phase_ms={}", seconds.parse::<u32>()?, PHASE_NS / 1_000_000),
         memory: 16 << 20,
         cpus: cpus.parse()?,
-        clock: ClockMode::Auto,
-        vmclock: true,
-        time_source: TimeSource::Auto,
-        upcall_vector: None,
-        fifo_events: None,
-        hypercalls: None,
-        without: Vec::new(),
-        kvm_device: KVM_DEVICE.into(),
-        xen_version: (4, 17),
-        console: Console::Serial,
-        input: false,
+        ..MachineConfig::new(Kernel::File(guest.into()))
     };
     let listener = Listener::default();
     let (text, spins) = (Arc::clone(&listener.text), Arc::clone(&listener.spins));

@@ -10,7 +10,9 @@ use super::loader::FileSource;
 use super::memory::MemoryError;
 use super::restore::HostTimeError;
 use crate::host::TimeSource;
-use crate::kvm::{ClockMode, HypercallMode, KvmFeature, ProbeError, VcpuStateError, XenVmError};
+use crate::kvm::{
+    ClockMode, HypercallMode, KVM_DEVICE, KvmFeature, ProbeError, VcpuStateError, XenVmError,
+};
 use crate::state::{StateError, TimeError};
 use crate::xen::{DomainError, RestoreError};
 
@@ -91,6 +93,33 @@ pub struct MachineConfig {
     pub console: Console,
     /// Whether standard input is typed into that console.
     pub input: bool,
+}
+
+impl MachineConfig {
+    /// A machine of 1 vCPU and 256 MiB that shows its serial console: what KVM offers is
+    /// taken, as by `kvm-xen run` without options.
+    #[must_use]
+    pub fn new(kernel: Kernel) -> Self {
+        Self {
+            kernel,
+            initrd: None,
+            modules: Vec::new(),
+            cmdline: String::new(),
+            memory: 256 << 20,
+            cpus: 1,
+            clock: ClockMode::Auto,
+            vmclock: true,
+            time_source: TimeSource::Auto,
+            upcall_vector: None,
+            fifo_events: None,
+            hypercalls: None,
+            without: Vec::new(),
+            kvm_device: KVM_DEVICE.into(),
+            xen_version: (4, 17),
+            console: Console::Serial,
+            input: false,
+        }
+    }
 }
 
 /// Why a machine could not be made.

@@ -13,10 +13,14 @@ fn kvm_xen() -> PathBuf {
 }
 
 /// Waits for what has to come, on a machine that may be slow.
-pub fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
+pub fn eventually(what: &str, happens: impl FnMut() -> bool) {
+    wait(|| what.to_owned(), happens);
+}
+
+fn wait(what: impl Fn() -> String, mut happens: impl FnMut() -> bool) {
     let began = Instant::now();
     while !happens() {
-        assert!(began.elapsed() < Duration::from_secs(60), "not within 60 s: {what}");
+        assert!(began.elapsed() < Duration::from_secs(60), "not within 60 s: {}", what());
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -55,11 +59,7 @@ impl Process {
 
     /// Waits until it has printed `text`.
     pub fn says(&self, text: &str) {
-        let began = Instant::now();
-        while !self.out().contains(text) {
-            assert!(began.elapsed() < Duration::from_secs(60), "no {text:?}: {}", self.all());
-            thread::sleep(Duration::from_millis(5));
-        }
+        wait(|| format!("{text:?}: {}", self.all()), || self.out().contains(text));
     }
 
     /// Waits for its end, which has this status; how long that took.

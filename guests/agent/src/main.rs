@@ -111,7 +111,7 @@ fn main() -> ExitCode {
 fn run_program(console: &mut Console, words: &str) {
     let mut words = words.split(',');
     let program = words.next().unwrap_or_default();
-    let ended = console.another().and_then(|output| {
+    let ended = console.again().and_then(|output| {
         Command::new(program).args(words).stdin(Stdio::null()).stdout(output).status()
     });
     match ended {

@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Kernel messages up to this level are complaints (KERN_WARNING).
 const WARNING: u32 = 4;
@@ -18,6 +18,12 @@ const WARNING: u32 = 4;
 /// Where the report goes.
 #[derive(Debug)]
 pub struct Console(File);
+
+impl From<Console> for Stdio {
+    fn from(console: Console) -> Self {
+        console.0.into()
+    }
+}
 
 impl Console {
     /// The console of process 1. The kernel has opened it if the initial
@@ -37,15 +43,9 @@ impl Console {
         Self(unsafe { File::from_raw_fd(1) })
     }
 
-    /// The same one for another thread, where there is a descriptor left for it.
-    #[cfg(feature = "vmclock")]
+    /// The same one for another thread or program, where there is a descriptor left for it.
     pub fn again(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
-    }
-
-    /// The same console, for another program.
-    pub fn another(&self) -> io::Result<File> {
-        self.0.try_clone()
     }
 
     /// Writes one line of the report at once, so that the kernel's own messages

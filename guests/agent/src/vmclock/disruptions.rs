@@ -39,27 +39,13 @@ pub fn watch(
     let start = Instant::now();
     while !term.is_over(start) {
         match device.read(TRIES) {
-            Ok(now) => {
-                seen.readings += 1;
-                let marker = |reading: &Reading| reading.line.disruption_marker;
-                if last.as_ref().is_none_or(|last| marker(last) != marker(&now)) {
-                    seen.disruptions += u64::from(last.is_some());
-                    let other = last.as_ref().map(|last| last.line.generation);
-                    seen.generations +=
-                        u64::from(other.is_some_and(|other| other != now.line.generation));
-                    for reading in last.iter().chain([&now]) {
-                        print(console, reading);
-                    }
-                    console.line(format_args!("page-noticed number={}", seen.disruptions));
-                    if seen.disruptions >= count {
-                        // The other watches see a little of what comes after.
-                        std::thread::sleep(PAUSE * 10);
-                        term.end();
-                    }
-                }
-                last = Some(now);
-            }
+            Ok(now) => seen.look(console, last.replace(now), &now),
             Err(_) => seen.refused += 1,
+        }
+        if seen.disruptions >= count {
+            // The other watches see a little of what comes after.
+            std::thread::sleep(PAUSE * 10);
+            term.end();
         }
         std::thread::sleep(PAUSE);
     }
@@ -67,6 +53,21 @@ pub fn watch(
 }
 
 impl Seen {
+    /// The page says `now`, and said `last` before.
+    fn look(&mut self, console: &mut Console, last: Option<Reading>, now: &Reading) {
+        self.readings += 1;
+        if last.is_some_and(|last| last.line.disruption_marker == now.line.disruption_marker) {
+            return;
+        }
+        if let Some(last) = &last {
+            self.disruptions += 1;
+            self.generations += u64::from(last.line.generation != now.line.generation);
+            print(console, last);
+        }
+        print(console, now);
+        console.line(format_args!("page-noticed number={}", self.disruptions));
+    }
+
     /// What came of it all.
     pub fn report(&self, console: &mut Console) {
         console.line(format_args!(
