@@ -1,8 +1,9 @@
 //! From the moment at which a guest's time stopped to the TSC at which it goes
 //! on. Pure: readings in, one number out; nobody reads a clock here.
 //!
-//! The line from guest TSC to system time is not touched by any of it. What a
-//! policy chooses is the guest TSC:
+//! The line from guest TSC to system time is not touched by any of it, but where a
+//! guest that suspended itself finds another frequency ([`FrequencyPlan::Advertised`]).
+//! What a policy chooses is the guest TSC:
 //!
 //! | policy | guest TSC when it goes on |
 //! | --- | --- |
@@ -177,7 +178,8 @@ pub enum TimeError {
     #[error(
         "the guest's TSC runs at {guest_khz} kHz, this host's at {host_khz} kHz, {ppm} ppm from \
          it: more than {TOLERANCE_PPM} ppm, and this host cannot scale a TSC; restore it on a host \
-         of its frequency, or on one with TSC scaling"
+         of its frequency, or on one with TSC scaling, or suspend it before it is saved and take \
+         --time inject"
     )]
     Frequency {
         /// The guest's.
@@ -209,15 +211,24 @@ pub enum FrequencyPlan {
     },
     /// The hardware scales; the offset is yet to be set.
     Scaled(TscScaling),
+    /// It is the host's, however far that is from what it was. The guest suspended
+    /// itself, so that it sets its clocks up anew and finds the other frequency there.
+    Advertised,
 }
 
 impl FrequencyPlan {
     /// How `host_khz` becomes `guest_khz`. `scaling` are the fractional bits of
-    /// this host's multiplier, `None` where it has none.
+    /// this host's multiplier, `None` where it has none; `anew`, that the guest sets
+    /// its clocks up anew.
     ///
     /// # Errors
     /// [`TimeError::Frequency`], [`TimeError::Scaling`].
-    pub fn new(guest_khz: u32, host_khz: u32, scaling: Option<u8>) -> Result<Self, TimeError> {
+    pub fn new(
+        guest_khz: u32,
+        host_khz: u32,
+        scaling: Option<u8>,
+        anew: bool,
+    ) -> Result<Self, TimeError> {
         let apart = u64::from(guest_khz.abs_diff(host_khz));
         let guest = u64::from(guest_khz.max(1));
         // As KVM computes its limits, in whole kHz.
@@ -228,6 +239,7 @@ impl FrequencyPlan {
         }
         match scaling {
             Some(bits) => Ok(Self::Scaled(TscScaling::for_khz(guest_khz, host_khz, bits, 0)?)),
+            None if anew => Ok(Self::Advertised),
             None => {
                 let ppm = (apart * 1_000_000).div_ceil(guest);
                 Err(TimeError::Frequency { guest_khz, host_khz, ppm })
@@ -245,7 +257,7 @@ impl FrequencyPlan {
     #[must_use]
     pub fn scaling(&self) -> TscScaling {
         match self {
-            Self::Host { .. } => TscScaling::unscaled(0),
+            Self::Host { .. } | Self::Advertised => TscScaling::unscaled(0),
             Self::Scaled(scaling) => *scaling,
         }
     }
@@ -260,6 +272,17 @@ impl StoppedClock {
         let frequency = self.frequency()?;
         let (tsc, ns) = (self.base_tsc, self.base_system_time_ns);
         Ok(SystemTimeLine::with_published(frequency, tsc, ns, self.mul, self.shift)?)
+    }
+
+    /// The line for a TSC that goes on at `khz`: from where the last one came to, as
+    /// fast as that.
+    ///
+    /// # Errors
+    /// As [`line`](Self::line); [`TimeError::Line`] where `khz` makes none.
+    pub fn line_at(&self, khz: u32) -> Result<SystemTimeLine, TimeError> {
+        let frequency = TscFrequency::from_khz(u64::from(khz))?;
+        let stopped_ns = self.line()?.system_time_ns(self.guest_tsc);
+        Ok(SystemTimeLine::new_keeping_linux_khz(frequency, self.guest_tsc, stopped_ns)?)
     }
 
     /// The line's frequency, exact.

@@ -131,7 +131,7 @@ impl Machine {
         let hypercalls = if port_io { HypercallMode::PortIo } else { HypercallMode::KvmXen };
         caps.check_hypercalls(hypercalls)?;
         let host_khz = host_khz(&kvm)?;
-        let (tsc, time) = restored_tsc(&saved.clock, config.time, &caps, host_khz)?;
+        let (tsc, time, tsc_khz) = restored_tsc(&saved.clock, config.time, &caps, host_khz)?;
         let vm_config = XenVmConfig { vcpus: saved.machine.cpus, hypercalls };
         let mut vm = XenVm::restored(&kvm, &caps, &saved.ram, vm_config, &tsc)?;
         check_xsave(&vm.vm)?;
@@ -229,7 +229,7 @@ impl Machine {
             vmclock,
             slots,
             saved: Some(saved.vcpus.iter().map(power).collect()),
-            tsc_khz: saved.clock.tsc_khz,
+            tsc_khz,
             memory: saved.machine.memory,
             hypercalls,
             serves_all_events: serves_all,
@@ -294,32 +294,46 @@ fn host_khz(kvm: &Kvm) -> Result<u32, MachineError> {
     vcpu.get_tsc_khz().map_err(failed)
 }
 
-/// How the guest's TSC and clock go on here.
+/// How the guest's TSC and clock go on here, and the TSC's frequency in kHz.
 fn restored_tsc(
     clock: &StoppedClock,
     policy: TimePolicy,
     caps: &Capabilities,
     host_khz: u32,
-) -> Result<(RestoredTsc, RestoredTime), MachineError> {
+) -> Result<(RestoredTsc, RestoredTime, u32), MachineError> {
     let bits = caps.tsc_scaling.then(|| {
         let vendor = std::arch::x86_64::__cpuid(0).ebx.to_le_bytes();
         FrequencyPlan::frac_bits(matches!(&vendor, b"Auth" | b"Hygo"))
     });
-    let plan = FrequencyPlan::new(clock.tsc_khz, host_khz, bits)?;
-    if let FrequencyPlan::Host { off_ppb } = plan
-        && off_ppb != 0
-    {
-        tracing::warn!(
-            guest_khz = clock.tsc_khz,
-            host_khz,
-            off_ppb,
-            "the guest's TSC runs at this host's frequency, near its own"
-        );
-    }
+    let anew = policy == TimePolicy::Inject && clock.suspended;
+    let plan = FrequencyPlan::new(clock.tsc_khz, host_khz, bits, anew)?;
+    let guest_khz = clock.tsc_khz;
+    let (line, tsc_khz) = match plan {
+        FrequencyPlan::Host { off_ppb } => {
+            if off_ppb != 0 {
+                tracing::warn!(
+                    guest_khz,
+                    host_khz,
+                    off_ppb,
+                    "the guest's TSC runs at this host's frequency, near its own"
+                );
+            }
+            (clock.line()?, guest_khz)
+        }
+        FrequencyPlan::Scaled(_) => (clock.line()?, guest_khz),
+        FrequencyPlan::Advertised => {
+            tracing::warn!(
+                guest_khz,
+                host_khz,
+                "the guest's TSC runs at this host's frequency from now on, and it is told so"
+            );
+            (clock.line_at(host_khz)?, host_khz)
+        }
+    };
     let time = clock.restart(policy, &host_now(host_khz)?)?;
-    let khz = matches!(plan, FrequencyPlan::Scaled(_)).then_some(clock.tsc_khz);
-    let tsc = RestoredTsc { khz, scaling: plan.scaling(), start: time.start, line: clock.line()? };
-    Ok((tsc, time))
+    let khz = matches!(plan, FrequencyPlan::Scaled(_)).then_some(guest_khz);
+    let tsc = RestoredTsc { khz, scaling: plan.scaling(), start: time.start, line };
+    Ok((tsc, time, tsc_khz))
 }
 
 /// System time when the guest stopped.

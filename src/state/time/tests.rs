@@ -117,7 +117,7 @@ fn inject_needs_the_guest() {
 
 #[test]
 fn frequencies() {
-    let plan = |guest, host, bits| FrequencyPlan::new(guest, host, bits);
+    let plan = |guest, host, bits| FrequencyPlan::new(guest, host, bits, false);
     assert_eq!(plan(2_000_000, 2_000_000, None), Ok(FrequencyPlan::Host { off_ppb: 0 }));
     assert_eq!(plan(2_000_000, 2_000_500, None), Ok(FrequencyPlan::Host { off_ppb: 250_000 }));
     assert_eq!(plan(2_000_000, 1_999_500, None), Ok(FrequencyPlan::Host { off_ppb: -250_000 }));
@@ -133,6 +133,26 @@ fn frequencies() {
     }
     assert!(plan(4_000_000_000, 1_000, Some(FRAC_BITS_AMD)).is_err());
     assert!(plan(0, 0, None).is_ok() && plan(0, 1, None).is_err());
+    // One that sets its clocks up anew is told, but only where nothing else goes.
+    let anew = |guest, host, bits| FrequencyPlan::new(guest, host, bits, true);
+    assert_eq!(anew(2_000_000, 2_500_000, None), Ok(FrequencyPlan::Advertised));
+    assert_eq!(anew(2_000_000, 2_000_500, None), Ok(FrequencyPlan::Host { off_ppb: 250_000 }));
+    let scaled = anew(2_500_000, 3_000_000, Some(FRAC_BITS_AMD)).unwrap();
+    assert!(matches!(scaled, FrequencyPlan::Scaled(_)), "{scaled:?}");
+}
+
+#[test]
+fn the_line_of_another_frequency_begins_where_the_last_one_came_to() {
+    for khz in [100_000, 1_999_000, 2_000_000, 2_445_412, 8_000_000] {
+        let stopped = stopped();
+        let (was, line) = (stopped.line().unwrap(), stopped.line_at(khz).unwrap());
+        let at = stopped.guest_tsc;
+        assert_eq!(line.system_time_ns(at), was.system_time_ns(at), "{khz}");
+        // A second of that TSC, to 0.7 ppb and a rounding.
+        let second = line.system_time_ns(at + u64::from(khz) * 1000) - line.system_time_ns(at);
+        assert!(second.abs_diff(1_000_000_000) <= 2, "{khz}: {second}");
+    }
+    assert!(stopped().line_at(0).is_err());
 }
 
 #[test]
