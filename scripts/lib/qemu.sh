@@ -14,8 +14,10 @@ QEMU_FIRMWARE=(
 # qemu_tree: prints a directory with qemu-system-x86_64, fw/, and version, having
 # installed the libraries that the package names.
 qemu_tree() {
-    local dir="$CACHE/qemu" deb name stamp='' path tmp depends
+    local dir="$CACHE/qemu" deb name stamp path tmp depends
     local debs=() libraries=()
+    # What is done to it here, beside what it is.
+    stamp="$(cksum <"$REPO/scripts/lib/mend-qemu") "
     for name in qemu-system-x86 qemu-system-data seabios; do
         deb="$(fetch_deb "$QEMU_SUITE" "^$name\$")"
         debs+=("$deb")
@@ -40,6 +42,8 @@ qemu_tree() {
             cp "$tmp/root/usr/$path" "$tmp/fw/"
         done
         rm -rf "$tmp/root"
+        "$REPO/scripts/lib/mend-qemu" "$tmp/qemu-system-x86_64" ||
+            say 'this build of QEMU is not known here: its CPU may fail now and then'
         dpkg-deb -f "${debs[0]}" Version >"$tmp/version"
         printf '%s' "$stamp" >"$tmp/stamp"
         rm -rf "$dir"
