@@ -248,18 +248,29 @@ impl Read for Link {
 
 impl Write for Link {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
+        let written = match self {
             Self::Unix(stream) => stream.write(bytes),
             Self::Tls(link) => link.write(bytes),
-        }
+        };
+        written.map_err(stalled)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
+        let flushed = match self {
             Self::Unix(stream) => stream.flush(),
             Self::Tls(link) => link.flush(),
-        }
+        };
+        flushed.map_err(stalled)
     }
+}
+
+/// The limit of a write, which the socket tells as if it were asked to try again.
+fn stalled(error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::WouldBlock {
+        return error;
+    }
+    let what = "the other side takes nothing any more: see whether it and the network are up";
+    io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
 impl Channel for Link {
@@ -268,5 +279,24 @@ impl Channel for Link {
             Self::Unix(stream) => stream.read_within(within),
             Self::Tls(link) => link.read_within(within),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_nothing_is_told_in_words() {
+        let (here, _there) = UnixStream::pair().unwrap();
+        let mut link = Link::Unix(here);
+        link.write_within(Duration::from_millis(20)).unwrap();
+        let error = loop {
+            if let Err(error) = link.write(&[0; 1 << 16]) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(error.to_string().contains("takes nothing any more"), "{error}");
     }
 }
