@@ -11,6 +11,16 @@ median() {
     printf '%s\n' "${numbers[$((${#numbers[@]} / 2))]}"
 }
 
+# measured RESULT COMMAND…: the command runs in the nested host, and what it prints is in
+# RESULT; that is shown where `raw` is set, or the command fails, which is the end.
+measured() {
+    local result="$1" status=0
+    shift
+    "$REPO/scripts/nested" "$@" >"$result" || status=$?
+    [[ -z ${raw:-} && $status -eq 0 ]] || cat "$result"
+    [[ $status -eq 0 ]] || die "the nested host ended with status $status"
+}
+
 # thousandths N: N / 1000 with three decimals.
 thousandths() {
     printf '%d.%03d' $(($1 / 1000)) $(($1 % 1000))

@@ -274,6 +274,14 @@ impl StoppedClock {
         Ok(SystemTimeLine::with_published(frequency, tsc, ns, self.mul, self.shift)?)
     }
 
+    /// System time when the guest stopped, ns.
+    ///
+    /// # Errors
+    /// As [`line`](Self::line).
+    pub fn system_time_ns(&self) -> Result<u64, TimeError> {
+        Ok(self.line()?.system_time_ns(self.guest_tsc))
+    }
+
     /// The line for a TSC that goes on at `khz`: from where the last one came to, as
     /// fast as that.
     ///
@@ -281,7 +289,7 @@ impl StoppedClock {
     /// As [`line`](Self::line); [`TimeError::Line`] where `khz` makes none.
     pub fn line_at(&self, khz: u32) -> Result<SystemTimeLine, TimeError> {
         let frequency = TscFrequency::from_khz(u64::from(khz))?;
-        let stopped_ns = self.line()?.system_time_ns(self.guest_tsc);
+        let stopped_ns = self.system_time_ns()?;
         Ok(SystemTimeLine::new_keeping_linux_khz(frequency, self.guest_tsc, stopped_ns)?)
     }
 

@@ -32,7 +32,7 @@ use crate::kvm::{
 };
 use crate::pages::GuestRamHandle;
 use crate::state::{
-    FrequencyPlan, HostNow, RestoredTime, StateError, StoppedClock, TimeError, TimePolicy, tag,
+    FrequencyPlan, HostNow, RestoredTime, StateError, StoppedClock, TimePolicy, tag,
 };
 use crate::xen::{Clock, Domain, MAX_VCPUS, RenewError, Resumed, cpuid};
 
@@ -190,6 +190,7 @@ impl Machine {
         if let Some(store) = &saved.store {
             domain.reattach_xenstore(store)?;
         }
+        let stopped_ns = saved.clock.system_time_ns()?;
         // After the TSC and the local APICs, to which they are delivered.
         match domain.suspended_since_ns() {
             Some(since_ns) => {
@@ -198,16 +199,14 @@ impl Machine {
             }
             // What the guest's clock shows since the stop it did not run: all of the gap
             // with advance, what the restore itself took with freeze.
-            None => {
-                domain.go_on(vm.clock.system_time_ns().saturating_sub(stopped_ns(&saved.clock)?));
-            }
+            None => domain.go_on(vm.clock.system_time_ns().saturating_sub(stopped_ns)),
         }
         for tell in &config.on_restored {
             tell(&time, &domain);
         }
         // Last: who is let go by it finds everything right.
         handover::tell(&domain, &vm.clock, &saved.clock, &time, host_khz)?;
-        let since_stop_ns = vm.clock.system_time_ns().saturating_sub(stopped_ns(&saved.clock)?);
+        let since_stop_ns = vm.clock.system_time_ns().saturating_sub(stopped_ns);
         tracing::info!(
             since_stop_ns,
             away_ns = %time.away_ns, bridge = ?time.bridge, error_ns = time.error_ns,
@@ -256,8 +255,9 @@ fn go_on_anew(
     system_time_ns: impl Fn() -> u64,
 ) -> Result<(), MachineError> {
     let now = host_now(host_khz)?;
-    let counted_ns = i128::from(system_time_ns().saturating_sub(stopped_ns(clock)?));
-    let before_ns = i128::from(stopped_ns(clock)?.saturating_sub(since_ns));
+    let stopped_ns = clock.system_time_ns()?;
+    let counted_ns = i128::from(system_time_ns().saturating_sub(stopped_ns));
+    let before_ns = i128::from(stopped_ns.saturating_sub(since_ns));
     let away_ns = Tai::from_units(now.tai.since(Tai::from_units(clock.tai))).ns_floor();
     let gap_ns = before_ns.saturating_add(away_ns).max(0);
     if clock.tai_known == now.tai_known {
@@ -308,37 +308,30 @@ fn restored_tsc(
     let anew = policy == TimePolicy::Inject && clock.suspended;
     let plan = FrequencyPlan::new(clock.tsc_khz, host_khz, bits, anew)?;
     let guest_khz = clock.tsc_khz;
-    let (line, tsc_khz) = match plan {
-        FrequencyPlan::Host { off_ppb } => {
-            if off_ppb != 0 {
-                tracing::warn!(
-                    guest_khz,
-                    host_khz,
-                    off_ppb,
-                    "the guest's TSC runs at this host's frequency, near its own"
-                );
-            }
-            (clock.line()?, guest_khz)
-        }
-        FrequencyPlan::Scaled(_) => (clock.line()?, guest_khz),
-        FrequencyPlan::Advertised => {
-            tracing::warn!(
-                guest_khz,
-                host_khz,
-                "the guest's TSC runs at this host's frequency from now on, and it is told so"
-            );
-            (clock.line_at(host_khz)?, host_khz)
-        }
+    if let FrequencyPlan::Host { off_ppb } = plan
+        && off_ppb != 0
+    {
+        tracing::warn!(
+            guest_khz,
+            host_khz,
+            off_ppb,
+            "the guest's TSC runs at this host's frequency, near its own"
+        );
+    }
+    let (line, tsc_khz) = if plan == FrequencyPlan::Advertised {
+        tracing::warn!(
+            guest_khz,
+            host_khz,
+            "the guest's TSC runs at this host's frequency from now on, and it is told so"
+        );
+        (clock.line_at(host_khz)?, host_khz)
+    } else {
+        (clock.line()?, guest_khz)
     };
     let time = clock.restart(policy, &host_now(host_khz)?)?;
     let khz = matches!(plan, FrequencyPlan::Scaled(_)).then_some(guest_khz);
     let tsc = RestoredTsc { khz, scaling: plan.scaling(), start: time.start, line };
     Ok((tsc, time, tsc_khz))
-}
-
-/// System time when the guest stopped.
-fn stopped_ns(clock: &StoppedClock) -> Result<u64, TimeError> {
-    Ok(clock.line()?.system_time_ns(clock.guest_tsc))
 }
 
 /// CPUID, with what Xen says of the new place, then registers.

@@ -96,12 +96,13 @@ suspend() {
 }
 
 # suspended_saved SERIES GAP_S POLICY: a Linux is saved while paused and goes on, suspends
-# and is cancelled, suspends and is moved, suspends, is saved, and is restored after so long. Of its five clocks
-# MONOTONIC and RAW stand still over the gap, and the others go on by it.
+# and is cancelled, suspends and is moved, suspends, is saved, and is restored after so
+# long. Of its five clocks MONOTONIC and RAW stand still over the gap, and the others go on
+# by it.
 suspended_saved() {
     local tree out="$work/suspended-saved-$1-$3" status=0
     tree="$(kernel_tree "$1")"
-    scripts/nested --timeout 280 --with "$binary" --with scripts/lib/suspend-save \
+    scripts/nested --timeout 280 --with "$binary" --with scripts/lib/suspend-save --with scripts/lib/until-says \
         --with "$tree/vmlinuz" --with "$work/agent.cpio:guest.cpio" -- \
         timeout 250 suspend-save "$2" "$3" --kernel vmlinuz --initrd guest.cpio --memory 256M \
         --cpus 2 --cmdline 'console=ttyS0 quiet panic=-1 agent.gaps=3' >"$out" || status=$?
@@ -115,30 +116,28 @@ suspended_saved() {
 # has a TSC that is a quarter faster and can not scale it. Refused without its cooperation,
 # it is told with it: its CLOCK_MONOTONIC_RAW takes the TSC for what it is there.
 suspended_away() {
-    local tree examples khz found out="$work/suspended-away-$1" status=0
+    local tree examples khz found out="$work/suspended-away-$1"
     tree="$(kernel_tree "$1")"
     examples="$(build_examples set-clock)"
-    local with=(--with "$binary" --with "$examples/set-clock" --with scripts/lib/suspend-away)
+    local with=(
+        --with "$binary" --with "$examples/set-clock"
+        --with scripts/lib/suspend-away --with scripts/lib/until-says
+    )
     rm -rf "$out"
-    scripts/nested --timeout 200 --out "$out" "${with[@]}" --with "$tree/vmlinuz" \
-        --with "$work/agent.cpio:guest.cpio" -- \
+    kept "$out-leave" scripts/nested --timeout 200 --out "$out" "${with[@]}" \
+        --with "$tree/vmlinuz" --with "$work/agent.cpio:guest.cpio" -- \
         suspend-away leave --kernel vmlinuz --initrd guest.cpio --memory 128M --cpus 2 \
-        --cmdline 'console=ttyS0 quiet panic=-1 agent.gaps=1 agent.jumps=1 agent.seconds=10' \
-        >"$out-leave" || status=$?
-    cat "$out-leave"
-    [[ $status -eq 0 ]] || return
+        --cmdline 'console=ttyS0 quiet panic=-1 agent.gaps=1 agent.jumps=1 agent.seconds=10' ||
+        return
     khz="$(sed -n 's/.*KVMXEN gaps wanted=1 tsc_khz=\([0-9]*\).*/\1/p' "$out-leave")"
     [[ -n $khz ]] || return
-    scripts/nested --timeout 200 --append "tsc_early_khz=$((khz * 5 / 4))" "${with[@]}" \
-        --with "$out/guest.state" -- suspend-away come >"$out-come" || status=$?
-    cat "$out-come"
-    [[ $status -eq 0 ]] && expect "the guest's TSC runs at $khz kHz, this host's at" "$out-come" &&
+    kept "$out-come" scripts/nested --timeout 200 --append "tsc_early_khz=$((khz * 5 / 4))" \
+        "${with[@]}" --with "$out/guest.state" -- suspend-away come &&
+        expect "the guest's TSC runs at $khz kHz, this host's at" "$out-come" &&
         expect 'end mode=PowerOff' "$out-come" && expect 'cross_backward=0' "$out-come" &&
         ! grep -E 'Call Trace|BUG:|KVMXEN five .* backward=[1-9]' "$out-come" || return
     khz="$(sed -n "s/.*runs at $khz kHz, this host's at \([0-9]*\) kHz.*/\1/p" "$out-come")"
-    found="$(sed -n 's/.*KVMXEN sample before_tsc=\([0-9]*\) raw_ns=\([0-9]*\) .*/\1 \2/p' "$out-come" |
-        awk 'NR == 1 { tsc = $1; ns = $2 } { last_tsc = $1; last_ns = $2 }
-             END { if (last_ns > ns) printf "%d", (last_tsc - tsc) / (last_ns - ns) * 1e6 }')"
+    found="$(scripts/lib/sample-khz <"$out-come")"
     echo "by its clock the TSC runs at ${found:-?} kHz, the host says $khz"
     # A sample may be held up for some us, of seconds.
     [[ -n $found && $((found > khz ? found - khz : khz - found)) -lt 100 ]]
